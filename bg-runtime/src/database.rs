@@ -1,0 +1,284 @@
+//! The database both colors share, and the way to it: a pool of connections to PostgreSQL.
+//!
+//! With a URL the pool goes there; without one it goes to a PostgreSQL that we run ourselves ([`private`]), so that there is
+//! one SQL dialect everywhere. What must stay true: everything here that waits has a deadline, a connection on which a
+//! statement was given up is never handed to anybody else, and no error shows a password or a parameter.
+
+mod address;
+mod connection;
+mod error;
+pub mod private;
+mod tls;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
+pub use tokio_postgres::Row;
+pub use tokio_postgres::error::SqlState;
+pub use tokio_postgres::types::{FromSql, Json, ToSql, Type};
+
+pub use self::connection::{Connection, Parameter, Transaction};
+pub use self::error::{Cause, DatabaseError};
+
+use self::address::Address;
+use self::connection::Shared;
+use self::private::{PrivateConfig, PrivateServer};
+use self::tls::TlsMode;
+
+/// Where the database is and how patient we are with it.
+#[derive(Clone)]
+pub struct DatabaseConfig {
+    /// A PostgreSQL URL or key-value string. `None` runs a private server in [`data_dir`](Self::data_dir).
+    pub url: Option<String>,
+    /// Where a private server keeps its data. Unused when there is a URL.
+    pub data_dir: PathBuf,
+    /// The directory that holds `initdb` and `postgres`. `None` looks in the usual places.
+    pub binaries: Option<PathBuf>,
+    /// The `PATH` in which to look for them; the caller's, because this library reads no environment.
+    pub path: Option<OsString>,
+    /// The most connections one process keeps open.
+    pub pool_size: usize,
+    /// How long a caller waits for a connection to become free.
+    pub wait: Duration,
+    /// How long opening a connection may take.
+    pub create: Duration,
+    /// How long proving a kept connection may take.
+    pub recycle: Duration,
+    /// How long one statement may run.
+    pub statement_timeout: Duration,
+    /// What stands between us and the server.
+    pub pooler: Pooler,
+    /// The name that `pg_stat_activity` shows.
+    pub application_name: String,
+}
+
+/// What stands between a connection of ours and the PostgreSQL server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooler {
+    /// Nothing, or something that gives each of our connections its own session.
+    #[default]
+    Direct,
+    /// A pooler in transaction mode (PgBouncer of any version): no named statement, no session state, no startup options.
+    Transaction,
+}
+
+/// A pool of connections. Cheap to clone; the clones are the same pool.
+#[derive(Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+/// What the pool holds at this moment. The numbers are read one after the other, so they may disagree by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// The most connections the pool opens.
+    pub pool_size: usize,
+    /// Connections that are open.
+    pub open: usize,
+    /// Open connections that nobody uses.
+    pub idle: usize,
+    /// Callers without a connection yet.
+    pub waiting: usize,
+}
+
+struct Inner {
+    pool: Pool,
+    pool_size: usize,
+    wait: Duration,
+    place: String,
+    shared: Arc<Shared>,
+    // `None` inside the lock once the server was given up.
+    private: Option<tokio::sync::Mutex<Option<PrivateServer>>>,
+}
+
+// === impl DatabaseConfig ===
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            data_dir: PathBuf::from(".dev/postgresql"),
+            binaries: None,
+            path: None,
+            // Two colors of a few replicas each must fit under PostgreSQL's default of 100 connections.
+            pool_size: 10,
+            // Longer than any healthy queue, shorter than the patience of a model waiting for its tool.
+            wait: Duration::from_secs(2),
+            // A lost first packet is sent again after one second; that, a TLS handshake and a login fit.
+            create: Duration::from_secs(3),
+            // Recycling asks the server nothing; this only bounds a surprise.
+            recycle: Duration::from_secs(1),
+            // Below the tool timeout, so that the server gives up before the caller does.
+            statement_timeout: Duration::from_secs(10),
+            pooler: Pooler::Direct,
+            application_name: "mcp-server".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseConfig")
+            // Not even in part: a password with an unescaped `@` or `/` hides in any component.
+            .field("url", &self.url.as_ref().map(|_| format_args!("hidden")))
+            .field("data_dir", &self.data_dir)
+            .field("binaries", &self.binaries)
+            .field("pool_size", &self.pool_size)
+            .field("wait", &self.wait)
+            .field("create", &self.create)
+            .field("recycle", &self.recycle)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("pooler", &self.pooler)
+            .field("application_name", &self.application_name)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Database ===
+
+impl Database {
+    /// Prepares the pool. A database behind a URL is not contacted, for it may be away while we start; a private server is
+    /// started, or joined when the other color runs it already.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError::Configuration`] for settings that cannot work, [`DatabaseError::Private`] when no private server
+    /// can be had.
+    pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
+        if config.pool_size == 0 {
+            return Err(DatabaseError::Configuration("the pool size must be at least 1".to_owned()));
+        }
+        let (address, private) = match &config.url {
+            Some(url) => (Address::parse(url, &config)?, None),
+            None => {
+                let server = PrivateServer::open(&PrivateConfig {
+                    data_dir: config.data_dir.clone(),
+                    binaries: config.binaries.clone(),
+                    path: config.path.clone(),
+                })
+                .await?;
+                // Nothing stands between us and a socket in our own directory, whatever the pooler of the URL was.
+                let address = Address::private(server.socket_dir(), &config);
+                (address, Some(tokio::sync::Mutex::new(Some(server))))
+            }
+        };
+        let pooler = if private.is_some() { Pooler::Direct } else { config.pooler };
+        if address.tls == TlsMode::Unverified {
+            tracing::warn!(
+                database.place = address.place,
+                "the database connection is encrypted but the server is not verified: sslmode=verify-full does both"
+            );
+        }
+        let tls = tls::connector(&address)?;
+        let manager =
+            Manager::from_config(address.postgres, tls.clone(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(config.pool_size)
+            .wait_timeout(Some(config.wait))
+            .create_timeout(Some(config.create))
+            .recycle_timeout(Some(config.recycle))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("a pool with timeouts names its runtime");
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                pool_size: config.pool_size,
+                wait: config.wait,
+                place: address.place,
+                shared: Arc::new(Shared::new(pooler, tls, config.statement_timeout)),
+                private,
+            }),
+        })
+    }
+
+    /// A connection, for as long as it is held. A private server that died is started again on the way.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError::Busy`] when none became free in time; [`DatabaseError::Unavailable`] and
+    /// [`DatabaseError::Refused`] when none could be opened; [`DatabaseError::Closed`] after [`close`](Self::close).
+    pub async fn get(&self) -> Result<Connection, DatabaseError> {
+        match self.take().await {
+            Err(DatabaseError::Unavailable { .. }) if self.inner.private.is_some() => {
+                self.revive().await?;
+                self.take().await
+            }
+            taken => taken,
+        }
+    }
+
+    /// Asks the database for an answer and gives the time it took, waiting for a connection included.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get), and [`DatabaseError::Timeout`] past the deadline.
+    pub async fn check(&self, deadline: Duration) -> Result<Duration, DatabaseError> {
+        let begun = Instant::now();
+        let answer = async { self.get().await?.execute("SELECT 1", &[]).await };
+        tokio::time::timeout(deadline, answer).await.map_err(|_| DatabaseError::Timeout)??;
+        Ok(begun.elapsed())
+    }
+
+    /// What the pool holds.
+    #[must_use]
+    pub fn status(&self) -> PoolStatus {
+        let status = self.inner.pool.status();
+        PoolStatus { pool_size: self.inner.pool_size, open: status.size, idle: status.available, waiting: status.waiting }
+    }
+
+    /// The database's address without credentials, for logs.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.inner.place
+    }
+
+    /// Ends the pool: idle connections close now, those in use when they are given back. The last user of a private server
+    /// stops it and waits for that. A second call does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError::Private`] when the private server does not stop.
+    pub async fn close(&self) -> Result<(), DatabaseError> {
+        self.inner.pool.close();
+        if let Some(private) = &self.inner.private
+            && let Some(server) = private.lock().await.take()
+        {
+            server.close().await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&self) -> Result<Connection, DatabaseError> {
+        match self.inner.pool.get().await {
+            Ok(object) => Ok(Connection::new(object, Arc::clone(&self.inner.shared))),
+            Err(PoolError::Timeout(TimeoutType::Wait)) => Err(DatabaseError::Busy { waited: self.inner.wait }),
+            Err(PoolError::Timeout(_)) => Err(DatabaseError::unavailable("opening a connection took too long")),
+            Err(PoolError::Backend(error)) => Err(DatabaseError::from_connecting(&error)),
+            Err(PoolError::Closed) => Err(DatabaseError::Closed),
+            Err(PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_)) => {
+                unreachable!("the pool names its runtime and has no hooks")
+            }
+        }
+    }
+
+    async fn revive(&self) -> Result<(), DatabaseError> {
+        // The lock lets one caller start the server while the others wait for it; theirs then is a check that it lives.
+        if let Some(private) = &self.inner.private
+            && let Some(server) = private.lock().await.as_ref()
+        {
+            server.ensure().await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("place", &self.inner.place).field("status", &self.status()).finish()
+    }
+}

@@ -1,0 +1,313 @@
+//! From a connection string to where we connect and how we prove who answers.
+//!
+//! The driver knows neither `verify-ca`, `verify-full` nor `sslrootcert`, so these are taken out of the string before it
+//! reads it. What must stay true: no message repeats any part of the string but the name of a parameter.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
+
+use super::private;
+use super::tls::TlsMode;
+use super::{DatabaseConfig, DatabaseError, Pooler};
+
+/// Where the database is, ready for the driver.
+pub(super) struct Address {
+    pub(super) postgres: Config,
+    pub(super) tls: TlsMode,
+    /// A file of certificate authorities to trust instead of the system's.
+    pub(super) roots: Option<PathBuf>,
+    /// The address without credentials.
+    pub(super) place: String,
+}
+
+/// A connection string parted into what the driver reads and what we read.
+#[derive(Debug, PartialEq, Eq)]
+struct Parted {
+    string: String,
+    ssl_mode: Option<String>,
+    ssl_root_cert: Option<String>,
+}
+
+// === impl Address ===
+
+impl Address {
+    pub(super) fn parse(url: &str, config: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        let Parted { string, ssl_mode, ssl_root_cert } = Parted::from(url.trim());
+        let mut postgres: Config = string.parse().map_err(|error| unreadable(&error))?;
+        if postgres.get_hosts().is_empty() && postgres.get_hostaddrs().is_empty() {
+            return Err(refuse("the database URL names no host"));
+        }
+        // `postgres://user:p@ss@host/` is read as the host `ss@host`, which would put half a password into messages.
+        if postgres
+            .get_hosts()
+            .iter()
+            .any(|host| matches!(host, Host::Tcp(name) if name.contains(['@', ':']) && name.parse::<std::net::IpAddr>().is_err()))
+        {
+            return Err(refuse(
+                "the host of the database URL is not a host name: is a character of the password not percent-encoded?",
+            ));
+        }
+        if config.pooler == Pooler::Transaction && postgres.get_options().is_some() {
+            return Err(refuse("`options` in the database URL cannot pass a transaction pooler"));
+        }
+
+        let system_roots = ssl_root_cert.as_deref() == Some("system");
+        let roots = ssl_root_cert.filter(|_| !system_roots).map(PathBuf::from);
+        let (mode, tls) = match ssl_mode.as_deref() {
+            Some("disable") => (SslMode::Disable, TlsMode::Off),
+            // `allow` would try without encryption first; there is no reason to prefer that.
+            None | Some("prefer" | "allow") => (SslMode::Prefer, TlsMode::Opportunistic),
+            // As libpq: naming an authority asks for its verification, `system` for the name's as well.
+            Some("require") if system_roots => (SslMode::Require, TlsMode::VerifyFull),
+            Some("require") if roots.is_some() => (SslMode::Require, TlsMode::VerifyAuthority),
+            Some("require") => (SslMode::Require, TlsMode::Unverified),
+            Some("verify-ca") => (SslMode::Require, TlsMode::VerifyAuthority),
+            Some("verify-full") => (SslMode::Require, TlsMode::VerifyFull),
+            Some(_) => {
+                return Err(refuse(
+                    "`sslmode` in the database URL is none of disable, allow, prefer, require, verify-ca, verify-full",
+                ));
+            }
+        };
+        postgres.ssl_mode(mode);
+        let place = place(&postgres);
+        tune(&mut postgres, config, config.pooler);
+        Ok(Self { postgres, tls, roots, place })
+    }
+
+    pub(super) fn private(socket_dir: &Path, config: &DatabaseConfig) -> Self {
+        let mut postgres = private::login(socket_dir);
+        let place = place(&postgres);
+        tune(&mut postgres, config, Pooler::Direct);
+        Self { postgres, tls: TlsMode::Off, roots: None, place }
+    }
+}
+
+/// What every connection asks of the driver, unless the string said otherwise.
+fn tune(postgres: &mut Config, config: &DatabaseConfig, pooler: Pooler) {
+    if postgres.get_application_name().is_none() {
+        // PgBouncer has tracked this parameter since long before it tracked others.
+        postgres.application_name(config.application_name.as_str());
+    }
+    if postgres.get_connect_timeout().is_none() {
+        // With several hosts, a silent first one must leave time for the others.
+        let hosts = postgres.get_hosts().len().max(postgres.get_hostaddrs().len()).max(1);
+        postgres.connect_timeout(config.create / u32::try_from(hosts).unwrap_or(u32::MAX));
+    }
+    // The driver's two hours outlast every firewall's memory of an idle connection; 30 s outlasts none we know of.
+    if postgres.get_keepalives_idle().as_secs() == 2 * 60 * 60 {
+        postgres.keepalives_idle(std::time::Duration::from_secs(30));
+    }
+    if pooler == Pooler::Direct {
+        let ours = format!("-c statement_timeout={}", config.statement_timeout.as_millis());
+        // The string's own options come last, so that they win.
+        let options = match postgres.get_options() {
+            Some(theirs) => format!("{ours} {theirs}"),
+            None => ours,
+        };
+        postgres.options(options);
+    }
+}
+
+fn place(postgres: &Config) -> String {
+    let ports = postgres.get_ports();
+    let port = |index: usize| ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
+    let hosts: Vec<String> = if postgres.get_hosts().is_empty() {
+        postgres.get_hostaddrs().iter().enumerate().map(|(index, address)| format!("{address}:{}", port(index))).collect()
+    } else {
+        let named = |(index, host): (usize, &Host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", port(index)),
+            Host::Unix(directory) => directory.display().to_string(),
+        };
+        postgres.get_hosts().iter().enumerate().map(named).collect()
+    };
+    match postgres.get_dbname() {
+        Some(name) => format!("{}/{name}", hosts.join(",")),
+        None => hosts.join(","),
+    }
+}
+
+fn refuse(message: &str) -> DatabaseError {
+    DatabaseError::Configuration(message.to_owned())
+}
+
+fn unreadable(error: &tokio_postgres::Error) -> DatabaseError {
+    // The driver names the parameter it did not understand, never the value. An unescaped `?` or `&` in a password can make
+    // a piece of it look like the name of one, so only a name that looks like libpq's is repeated.
+    let reason = error.source().map(ToString::to_string).unwrap_or_default();
+    let named =
+        reason.split('`').nth(1).filter(|name| name.starts_with("ssl") || name.ends_with("timeout") || LIBPQ.contains(name));
+    match named {
+        Some(name) => DatabaseError::Configuration(format!("the database URL's `{name}` is not supported or has a bad value")),
+        None => refuse(
+            "the database URL cannot be read: postgres://user:password@host:port/database, with percent-encoding, is expected",
+        ),
+    }
+}
+
+/// Parameters whose names are worth repeating when they are refused.
+const LIBPQ: &[&str] = &[
+    "channel_binding",
+    "dbname",
+    "gssencmode",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "krbsrvname",
+    "load_balance_hosts",
+    "options",
+    "passfile",
+    "pgbouncer",
+    "port",
+    "requiressl",
+    "schema",
+    "service",
+    "target_session_attrs",
+    "user",
+];
+
+// === impl Parted ===
+
+impl Parted {
+    fn from(string: &str) -> Self {
+        let mut parted = Self { string: String::with_capacity(string.len()), ssl_mode: None, ssl_root_cert: None };
+        if string.starts_with("postgres://") || string.starts_with("postgresql://") {
+            parted.part_url(string);
+        } else {
+            parted.part_pairs(string);
+        }
+        parted
+    }
+
+    fn part_url(&mut self, url: &str) {
+        // The driver ends the credentials at the first `@`, so a `?` before it belongs to a password.
+        let credentials = url.find('@').filter(|at| url[*at..].contains('?')).unwrap_or(0);
+        let Some(question) = url[credentials..].find('?').map(|at| at + credentials) else {
+            url.clone_into(&mut self.string);
+            return;
+        };
+        let (base, query) = (&url[..question], &url[question + 1..]);
+        let rest: Vec<&str> = query
+            .split('&')
+            .filter(|pair| {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                !self.keep(key, || percent_decoded(value))
+            })
+            .collect();
+        self.string.push_str(base);
+        if !rest.is_empty() {
+            self.string.push('?');
+            self.string.push_str(&rest.join("&"));
+        }
+    }
+
+    fn part_pairs(&mut self, pairs: &str) {
+        for pair in pairs.split_inclusive(char::is_whitespace) {
+            let (key, value) = pair.trim_end().split_once('=').unwrap_or((pair, ""));
+            if !self.keep(key, || value.trim_matches('\'').to_owned()) {
+                self.string.push_str(pair);
+            }
+        }
+    }
+
+    /// Keeps a parameter that is ours to read, and says whether it was.
+    fn keep(&mut self, key: &str, value: impl FnOnce() -> String) -> bool {
+        match key {
+            "sslmode" => self.ssl_mode = Some(value()),
+            "sslrootcert" => self.ssl_root_cert = Some(value()),
+            _ => return false,
+        }
+        true
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(escaped.unwrap_or(bytes[at]));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Address, DatabaseError> {
+        Address::parse(url, &DatabaseConfig::default())
+    }
+
+    fn tls(url: &str) -> (SslMode, TlsMode) {
+        let address = parse(url).unwrap();
+        (address.postgres.get_ssl_mode(), address.tls)
+    }
+
+    #[test]
+    fn ssl_modes_mean_what_libpq_means() {
+        assert_eq!(tls("postgres://h/d"), (SslMode::Prefer, TlsMode::Opportunistic));
+        assert_eq!(tls("postgres://h/d?sslmode=disable"), (SslMode::Disable, TlsMode::Off));
+        assert_eq!(tls("postgres://h/d?sslmode=require"), (SslMode::Require, TlsMode::Unverified));
+        assert_eq!(tls("postgres://h/d?sslmode=require&sslrootcert=/ca.pem"), (SslMode::Require, TlsMode::VerifyAuthority));
+        assert_eq!(tls("postgres://h/d?sslrootcert=system&sslmode=require"), (SslMode::Require, TlsMode::VerifyFull));
+        assert_eq!(tls("postgres://h/d?sslmode=verify-ca"), (SslMode::Require, TlsMode::VerifyAuthority));
+        assert_eq!(tls("host=h dbname=d sslmode=verify-full"), (SslMode::Require, TlsMode::VerifyFull));
+        assert!(parse("postgres://h/d?sslmode=maybe").is_err());
+    }
+
+    #[test]
+    fn our_parameters_leave_the_string_and_the_others_stay() {
+        let parted = Parted::from("postgres://u:p?w@h/d?a=1&sslrootcert=%2Fetc%2Fca+x.pem&sslmode=verify-full&b=2");
+        assert_eq!(parted.string, "postgres://u:p?w@h/d?a=1&b=2");
+        assert_eq!(parted.ssl_root_cert.as_deref(), Some("/etc/ca+x.pem"));
+        assert_eq!(Parted::from("postgres://h/d?sslmode=require").string, "postgres://h/d");
+        assert_eq!(Parted::from("password='a b' sslmode='require' host=h").string, "password='a b' host=h");
+    }
+
+    #[test]
+    fn no_message_repeats_the_password() {
+        for url in [
+            "postgres://user:secret@word@host/d",
+            "postgres://user:secret@host:port/d",
+            "postgres://user:secret@host/d?secret=1",
+            "postgres://user:secret@[::1/d",
+            "postgres://user:secret@/d",
+            "password=secret user=u",
+            "secret",
+        ] {
+            let error = parse(url).err().expect(url);
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_place_has_no_credentials() {
+        assert_eq!(parse("postgres://u:secret@a:1,b:2/d").unwrap().place, "a:1,b:2/d");
+    }
+
+    #[test]
+    fn a_transaction_pooler_gets_no_startup_options() {
+        let config = DatabaseConfig { pooler: Pooler::Transaction, ..DatabaseConfig::default() };
+        let address = Address::parse("postgres://h/d", &config).unwrap();
+        assert_eq!(address.postgres.get_options(), None);
+        assert!(Address::parse("postgres://h/d?options=-cjit%3Doff", &config).is_err());
+        let direct = parse("postgres://h/d?options=-cjit%3Doff").unwrap();
+        assert_eq!(direct.postgres.get_options(), Some("-c statement_timeout=10000 -cjit=off"));
+    }
+
+    #[test]
+    fn debug_shows_no_url() {
+        let config = DatabaseConfig { url: Some("postgres://u:secret@h/d".to_owned()), ..DatabaseConfig::default() };
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

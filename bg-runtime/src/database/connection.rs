@@ -1,0 +1,338 @@
+//! One connection of the pool, and a transaction on it.
+//!
+//! What must stay true: a connection on which a statement was given up half way is taken out of the pool, and the server is
+//! told to stop, because the next user would otherwise wait behind a stranger's statement. Statements are `&'static str`:
+//! their cache is then as small as the program, and nobody builds SQL out of values.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{ClientWrapper, Object};
+use futures_util::{FutureExt, TryStreamExt};
+use tokio::runtime::Handle;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, RowStream};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::is_stale_plan;
+use super::{DatabaseError, Pooler};
+
+/// A value for a statement, and the PostgreSQL type it has there. The type is named because an unnamed statement has no
+/// other way to learn it in one round trip.
+pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A connection, given back to the pool when dropped.
+///
+/// Statements may be sent side by side; the server answers them in order.
+pub struct Connection {
+    // Taken only by `drop`.
+    object: Option<Object>,
+    shared: Arc<Shared>,
+    abandoned: AtomicBool,
+}
+
+/// A transaction, rolled back when dropped without [`commit`](Transaction::commit).
+pub struct Transaction<'a> {
+    connection: &'a mut Connection,
+    failed: AtomicBool,
+    ended: bool,
+}
+
+/// What every connection of a pool knows.
+pub(super) struct Shared {
+    pooler: Pooler,
+    tls: MakeRustlsConnect,
+    /// When we stop waiting for an answer.
+    patience: Duration,
+}
+
+/// Marks the connection as abandoned unless the answer came.
+struct Unanswered<'a>(&'a AtomicBool);
+
+/// How long the server gets to hear that a statement was given up. Longer would pile up connections during an outage.
+const CANCEL: Duration = Duration::from_secs(1);
+
+/// Statements with up to so many parameters find their types without an allocation; ours have fewer.
+const FEW: usize = 16;
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn new(pooler: Pooler, tls: MakeRustlsConnect, statement_timeout: Duration) -> Self {
+        // The server ends a statement itself where it was told to at start-up. The extra second is for a server or a network
+        // that went silent; through a transaction pooler ours is the only clock.
+        let patience = match pooler {
+            Pooler::Direct => statement_timeout + Duration::from_secs(1),
+            Pooler::Transaction => statement_timeout,
+        };
+        Self { pooler, tls, patience }
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn new(object: Object, shared: Arc<Shared>) -> Self {
+        Self { object: Some(object), shared, abandoned: AtomicBool::new(false) }
+    }
+
+    /// Every row a statement gives.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn query(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        self.answer(self.shared.patience, self.rows(sql, parameters, true)).await
+    }
+
+    /// The row a statement gives, if it gives one. More than one is a [`DatabaseError::Mismatch`].
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn query_opt(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, DatabaseError> {
+        at_most_one(self.query(sql, parameters).await?)
+    }
+
+    /// Runs a statement and counts the rows it touched.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn execute(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<u64, DatabaseError> {
+        self.answer(self.shared.patience, self.count(sql, parameters, true)).await
+    }
+
+    /// Runs statements, parted by semicolons, that take no values and give no rows. It must leave no session state behind: the
+    /// connection goes back to the pool as it is.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn batch_execute(&self, sql: &str) -> Result<(), DatabaseError> {
+        self.batch_execute_within(sql, self.shared.patience).await
+    }
+
+    /// Begins a transaction at read committed.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn transaction(&mut self) -> Result<Transaction<'_>, DatabaseError> {
+        self.batch_execute("BEGIN").await?;
+        Ok(Transaction { connection: self, failed: AtomicBool::new(false), ended: false })
+    }
+
+    async fn batch_execute_within(&self, sql: &str, patience: Duration) -> Result<(), DatabaseError> {
+        self.answer(patience, self.client().batch_execute(sql)).await
+    }
+
+    /// Waits for an answer, and remembers when nobody did.
+    async fn answer<T>(
+        &self,
+        patience: Duration,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, DatabaseError> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(DatabaseError::Abandoned);
+        }
+        let unanswered = Unanswered(&self.abandoned);
+        // Running out of patience drops `unanswered`, as the caller's dropping this future does.
+        let answer = tokio::time::timeout(patience, work).await.map_err(|_| DatabaseError::Timeout)?;
+        std::mem::forget(unanswered);
+        answer.map_err(|error| DatabaseError::from_statement(&error))
+    }
+
+    async fn rows(&self, sql: &str, parameters: &[Parameter<'_>], retry: bool) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.start(sql, parameters, retry).await?.try_collect().await
+    }
+
+    async fn count(&self, sql: &str, parameters: &[Parameter<'_>], retry: bool) -> Result<u64, tokio_postgres::Error> {
+        let mut rows = pin!(self.start(sql, parameters, retry).await?);
+        while rows.try_next().await?.is_some() {}
+        Ok(rows.rows_affected().unwrap_or(0))
+    }
+
+    async fn start(&self, sql: &str, parameters: &[Parameter<'_>], retry: bool) -> Result<RowStream, tokio_postgres::Error> {
+        if self.shared.pooler == Pooler::Transaction {
+            return self.client().query_typed_raw(sql, parameters.iter().map(|(value, kind)| (*value, kind.clone()))).await;
+        }
+        match self.start_prepared(sql, parameters).await {
+            Err(error) if is_stale_plan(&error) => {
+                // A migration changed a table under the statement. In a transaction the error has ended that as well, so only
+                // the caller can begin again.
+                self.client().statement_cache.clear();
+                if retry { self.start_prepared(sql, parameters).await } else { Err(error) }
+            }
+            started => started,
+        }
+    }
+
+    async fn start_prepared(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<RowStream, tokio_postgres::Error> {
+        let client = self.client();
+        // The types are given to the server, so that a statement means the same here and through a pooler.
+        let statement = if parameters.len() <= FEW {
+            let types: [Type; FEW] =
+                std::array::from_fn(|index| parameters.get(index).map_or(Type::UNKNOWN, |(_, kind)| kind.clone()));
+            client.prepare_typed_cached(sql, &types[..parameters.len()]).await?
+        } else {
+            let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
+            client.prepare_typed_cached(sql, &types).await?
+        };
+        client.query_raw(&statement, parameters.iter().map(|(value, _)| *value)).await
+    }
+
+    fn client(&self) -> &ClientWrapper {
+        self.object.as_ref().expect("only drop takes the object")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !*self.abandoned.get_mut() {
+            return;
+        }
+        let Some(object) = self.object.take() else { return };
+        // Taking it frees the place in the pool now; for at most `CANCEL` the server sees one connection more.
+        let client = Object::take(object);
+        let Ok(runtime) = Handle::try_current() else { return };
+        let tls = self.shared.tls.clone();
+        runtime.spawn(async move {
+            let canceled = async {
+                client.cancel_token().cancel_query(tls).await?;
+                // The answer to an empty statement comes after the canceled one's. Closing before it would make PgBouncer
+                // forget whose statement to cancel.
+                client.batch_execute("").await
+            };
+            match tokio::time::timeout(CANCEL, canceled).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(error = %error, "a given-up statement could not be canceled"),
+                Err(_) => tracing::debug!("a given-up statement was not canceled in time"),
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("abandoned", &self.abandoned).finish_non_exhaustive()
+    }
+}
+
+// === impl Transaction ===
+
+impl Transaction<'_> {
+    /// As [`Connection::query`], in the transaction.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn query(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        let connection = &*self.connection;
+        self.note(connection.answer(connection.shared.patience, connection.rows(sql, parameters, false)).await)
+    }
+
+    /// As [`Connection::query_opt`], in the transaction.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn query_opt(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, DatabaseError> {
+        at_most_one(self.query(sql, parameters).await?)
+    }
+
+    /// As [`Connection::execute`], in the transaction.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn execute(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<u64, DatabaseError> {
+        let connection = &*self.connection;
+        self.note(connection.answer(connection.shared.patience, connection.count(sql, parameters, false)).await)
+    }
+
+    /// As [`Connection::batch_execute`], in the transaction.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn batch_execute(&self, sql: &str) -> Result<(), DatabaseError> {
+        self.note(self.connection.batch_execute(sql).await)
+    }
+
+    /// As [`batch_execute`](Self::batch_execute), for work that may take longer than a statement usually may, such as a
+    /// migration.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn batch_execute_within(&self, sql: &str, patience: Duration) -> Result<(), DatabaseError> {
+        self.note(self.connection.batch_execute_within(sql, patience).await)
+    }
+
+    /// Makes the transaction's work visible and durable.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError::RolledBack`] when one of its statements had failed: PostgreSQL answers such a commit with a rollback
+    /// and no error. Otherwise see [`DatabaseError`].
+    pub async fn commit(mut self) -> Result<(), DatabaseError> {
+        if *self.failed.get_mut() {
+            return Err(DatabaseError::RolledBack);
+        }
+        self.ended = true;
+        self.connection.batch_execute("COMMIT").await
+    }
+
+    /// Undoes the transaction's work and waits until it is undone.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn rollback(mut self) -> Result<(), DatabaseError> {
+        self.ended = true;
+        self.connection.batch_execute("ROLLBACK").await
+    }
+
+    fn note<T>(&self, result: Result<T, DatabaseError>) -> Result<T, DatabaseError> {
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        // An abandoned connection is closed, which rolls back; a ROLLBACK would wait behind its statement.
+        if self.ended || *self.connection.abandoned.get_mut() {
+            return;
+        }
+        // One poll queues the message. Whoever uses the connection next is answered after it.
+        let _ = self.connection.client().batch_execute("ROLLBACK").now_or_never();
+    }
+}
+
+impl std::fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+// === impl Unanswered ===
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn at_most_one(mut rows: Vec<Row>) -> Result<Option<Row>, DatabaseError> {
+    if rows.len() > 1 {
+        return Err(DatabaseError::mismatch("a statement for at most one row gave more"));
+    }
+    Ok(rows.pop())
+}

@@ -1,0 +1,16 @@
+//! What a process must know to be one of two colors.
+//!
+//! Three rooms: what it is ([`color`], [`release`]), how it lives and leaves ([`lifecycle`]), and what it shares with the
+//! other color ([`database`], [`storage`]). The rooms keep apart: no SQL in the lifecycle, no HTTP in the storage. Nothing
+//! here reads the environment, opens a listener or installs a global, so blue and green fit in one process.
+
+pub mod color;
+pub mod database;
+pub mod lifecycle;
+pub mod release;
+pub mod storage;
+
+pub use color::Color;
+pub use database::Database;
+pub use lifecycle::Lifecycle;
+pub use release::Release;

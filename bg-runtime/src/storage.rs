@@ -1,0 +1,3 @@
+//! Storage that two releases share. No HTTP in here.
+
+pub mod migration;

@@ -1,0 +1,639 @@
+//! What the database promises, against a PostgreSQL of the test's own.
+//!
+//! Each test makes its server in a directory of its own and leaves no process behind, whether it passes or not.
+
+#![expect(clippy::unwrap_used, reason = "what a test needs fails the test when it is missing")]
+
+use std::future::Future;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bg_runtime::database::{Database, DatabaseConfig, DatabaseError, Pooler, Type};
+use bg_runtime::storage::migration::{Migration, MigrationError, apply};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+const LONG: Duration = Duration::from_secs(60);
+/// Tells the process that is to be killed where the server is.
+const NEVER_LEAVES: &str = "TEST_NEVER_LEAVES";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_user_joins_and_the_last_one_stops_the_server() {
+    let home = Home::new();
+    within(LONG, async {
+        let blue = home.open().await;
+        let pid = home.pid();
+        let green = home.open().await;
+        assert_eq!(home.pid(), pid, "green started a server of its own");
+        run(&blue, "CREATE TABLE seen (color text)").await;
+        run(&green, "INSERT INTO seen VALUES ('green')").await;
+
+        blue.close().await.unwrap();
+        assert_eq!(count(&green, "SELECT count(*) FROM seen").await, 1, "blue took green's server away");
+        assert!(matches!(blue.get().await, Err(DatabaseError::Closed)));
+
+        green.close().await.unwrap();
+        assert!(test_kill_process(pid).is_err(), "the last user left the server running");
+        blue.close().await.unwrap();
+
+        let again = home.open().await;
+        assert_eq!(count(&again, "SELECT count(*) FROM seen").await, 1);
+        again.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_users_at_once_start_one_server() {
+    let home = Home::new();
+    within(LONG, async {
+        let opening: Vec<_> = (0..10).map(|_| tokio::spawn(Database::open(home.config()))).collect();
+        let mut users = Vec::new();
+        for open in opening {
+            users.push(open.await.unwrap().unwrap());
+        }
+        let pid = home.pid();
+        let closing: Vec<_> = users.into_iter().map(|user| tokio::spawn(async move { user.close().await })).collect();
+        for close in closing {
+            close.await.unwrap().unwrap();
+        }
+        assert!(test_kill_process(pid).is_err());
+        let log = std::fs::read_to_string(home.directory.join("postgresql.log")).unwrap();
+        assert_eq!(log.matches("database system is ready to accept connections").count(), 1, "{log}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_is_killed_leaves_a_server_that_the_next_one_takes_over() {
+    let home = Home::new();
+    within(LONG, async {
+        let mut user = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_user_that_never_leaves", "--ignored"])
+            .env(NEVER_LEAVES, &home.directory)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let joined = home.directory.join("joined");
+        until("the other process uses the server", || async { joined.exists() }).await;
+        let pid = home.pid();
+        user.kill().unwrap();
+        user.wait().unwrap();
+
+        let heir = home.open().await;
+        assert_eq!(home.pid(), pid, "a second server was started");
+        assert_eq!(count(&heir, "SELECT count(*) FROM left_behind").await, 0);
+        heir.close().await.unwrap();
+        assert!(home.find_pid().is_none(), "the dead user still counts");
+    })
+    .await;
+}
+
+/// Not a test but the process that another test kills.
+#[tokio::test]
+#[ignore = "runs inside a_user_that_is_killed_leaves_a_server_that_the_next_one_takes_over"]
+async fn a_user_that_never_leaves() {
+    let Some(data_dir) = std::env::var_os(NEVER_LEAVES).map(PathBuf::from) else { return };
+    let config = DatabaseConfig { data_dir: data_dir.clone(), path: std::env::var_os("PATH"), ..DatabaseConfig::default() };
+    let database = Database::open(config).await.unwrap();
+    run(&database, "CREATE TABLE left_behind ()").await;
+    std::fs::write(data_dir.join("joined"), "").unwrap();
+    // Ends by itself should its killer have died first.
+    tokio::time::sleep(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_comes_back_with_its_data() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = home.open().await;
+        run(&database, "CREATE TABLE kept (n int)").await;
+        run(&database, "INSERT INTO kept VALUES (1)").await;
+
+        let first = home.pid();
+        kill_process(first, Signal::KILL).unwrap();
+        // The pool notices on its own. An old connection may answer for a moment longer: its process outlives the postmaster
+        // until it looks.
+        until("the pool starts the server again", || async {
+            let rows = async { database.get().await?.query("SELECT n FROM kept", &[]).await }.await;
+            rows.is_ok_and(|rows| rows.len() == 1) && home.find_pid().is_some_and(|pid| pid != first)
+        })
+        .await;
+
+        kill_process(home.pid(), Signal::KILL).unwrap();
+        let second = home.open().await;
+        assert_eq!(count(&second, "SELECT count(*) FROM kept").await, 1);
+        database.close().await.unwrap();
+        second.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_with_nobody_free_is_busy_in_time() {
+    let home = Home::new();
+    within(LONG, async {
+        let wait = Duration::from_millis(200);
+        let database = Database::open(DatabaseConfig { pool_size: 1, wait, ..home.config() }).await.unwrap();
+        let held = database.get().await.unwrap();
+        let begun = Instant::now();
+        let refused = database.get().await;
+        assert!(matches!(refused, Err(DatabaseError::Busy { waited }) if waited == wait), "{refused:?}");
+        assert!(begun.elapsed() < wait + Duration::from_secs(2));
+        assert!(matches!(database.check(Duration::from_millis(50)).await, Err(DatabaseError::Timeout)));
+        let status = database.status();
+        assert_eq!((status.pool_size, status.open, status.idle), (1, 1, 0));
+
+        drop(held);
+        database.check(Duration::from_secs(5)).await.unwrap();
+        assert_eq!(database.status().idle, 1);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_up_statement_frees_its_place_and_ends_on_the_server() {
+    let home = Home::new();
+    within(LONG, async {
+        let config = DatabaseConfig { pool_size: 1, application_name: "sleeper".to_owned(), ..home.config() };
+        let database = Database::open(config).await.unwrap();
+        let observer = home.open().await;
+        let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name = 'sleeper'";
+
+        let sleeper = database.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = sleeper.get().await?;
+            let transaction = connection.transaction().await?;
+            transaction.query("SELECT pg_sleep(50)", &[]).await
+        });
+        until("the statement runs", || async { count(&observer, sleeping).await == 1 }).await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+
+        let begun = Instant::now();
+        database.check(Duration::from_secs(2)).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "the next user waited behind a stranger's statement");
+        until("the server stops working for nobody", || async { count(&observer, sleeping).await == 0 }).await;
+        assert_eq!(database.status().open, 1);
+        database.close().await.unwrap();
+        observer.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_not_used_after_a_statement_on_it_was_given_up() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = home.open().await;
+        let connection = database.get().await.unwrap();
+        let sleep = connection.execute("SELECT pg_sleep(50)", &[]);
+        assert!(tokio::time::timeout(Duration::from_millis(100), sleep).await.is_err());
+        assert!(matches!(connection.execute("SELECT 1", &[]).await, Err(DatabaseError::Abandoned)));
+        drop(connection);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_takes_too_long_is_ended_by_the_server() {
+    let home = Home::new();
+    within(LONG, async {
+        let statement_timeout = Duration::from_millis(100);
+        let database = Database::open(DatabaseConfig { statement_timeout, ..home.config() }).await.unwrap();
+        let connection = database.get().await.unwrap();
+        let refused = connection.execute("SELECT pg_sleep(50)", &[]).await;
+        assert!(matches!(refused, Err(DatabaseError::Timeout)), "{refused:?}");
+        // The server answered, so the connection is as good as before.
+        connection.execute("SELECT 1", &[]).await.unwrap();
+        drop(connection);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_holds_only_when_committed_and_never_in_part() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = Database::open(DatabaseConfig { pool_size: 1, ..home.config() }).await.unwrap();
+        run(&database, "CREATE TABLE rows (n int PRIMARY KEY)").await;
+        let mut connection = database.get().await.unwrap();
+
+        let transaction = connection.transaction().await.unwrap();
+        transaction.execute("INSERT INTO rows VALUES ($1)", &[(&1, Type::INT4)]).await.unwrap();
+        drop(transaction);
+        assert_eq!(connection.query("SELECT n FROM rows", &[]).await.unwrap().len(), 0);
+
+        let transaction = connection.transaction().await.unwrap();
+        transaction.execute("INSERT INTO rows VALUES ($1)", &[(&1, Type::INT4)]).await.unwrap();
+        transaction.commit().await.unwrap();
+
+        let transaction = connection.transaction().await.unwrap();
+        transaction.execute("INSERT INTO rows VALUES ($1)", &[(&2, Type::INT4)]).await.unwrap();
+        let twice = transaction.execute("INSERT INTO rows VALUES ($1)", &[(&1, Type::INT4)]).await.unwrap_err();
+        assert_eq!(twice.constraint(), Some("rows_pkey"));
+        assert_eq!(twice.sql_state().unwrap().code(), "23505");
+        assert!(matches!(transaction.commit().await, Err(DatabaseError::RolledBack)));
+        assert_eq!(connection.query("SELECT n FROM rows", &[]).await.unwrap().len(), 1);
+        assert!(connection.query_opt("SELECT generate_series(1, 2)", &[]).await.is_err());
+        drop(connection);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_statement_survives_a_migration_under_it() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = home.open().await;
+        run(&database, "CREATE TABLE shape (a int); INSERT INTO shape VALUES (1)").await;
+        let mut connection = database.get().await.unwrap();
+        let all = "SELECT * FROM shape";
+        assert_eq!(connection.query(all, &[]).await.unwrap()[0].len(), 1);
+        run(&database, "ALTER TABLE shape ADD b int").await;
+        assert_eq!(connection.query(all, &[]).await.unwrap()[0].len(), 2);
+
+        run(&database, "ALTER TABLE shape ADD c int").await;
+        let transaction = connection.transaction().await.unwrap();
+        let stale = transaction.query(all, &[]).await.unwrap_err();
+        assert!(matches!(stale, DatabaseError::Stale) && stale.is_retryable());
+        drop(transaction);
+        let transaction = connection.transaction().await.unwrap();
+        assert_eq!(transaction.query(all, &[]).await.unwrap()[0].len(), 3);
+        drop(transaction);
+
+        // What a reset of the session leaves behind: the cache names statements that the server forgot.
+        connection.batch_execute("DEALLOCATE ALL").await.unwrap();
+        assert_eq!(connection.query(all, &[]).await.unwrap()[0].len(), 3);
+        drop(connection);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_error_repeats_a_value() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = home.open().await;
+        run(&database, "CREATE TABLE names (name text UNIQUE, n int CHECK (n > 0))").await;
+        let connection = database.get().await.unwrap();
+        let secret = [(&"hunter2" as _, Type::TEXT)];
+        connection.execute("INSERT INTO names VALUES ($1, 1)", &secret).await.unwrap();
+        for sql in ["INSERT INTO names VALUES ($1, 1)", "INSERT INTO names VALUES ($1 || '!', -1)", "SELECT ($1::text)::int"] {
+            let error = connection.execute(sql, &secret).await.unwrap_err();
+            assert!(!chain(&error).contains("hunter2"), "{}", chain(&error));
+        }
+        drop(connection);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_unavailable_and_keeps_the_password_to_itself() {
+    let url = Some("postgres://user:hunter2@127.0.0.1:1/shop".to_owned());
+    let config = DatabaseConfig { url, ..DatabaseConfig::default() };
+    within(LONG, async {
+        // It may be away while we start.
+        let database = Database::open(config).await.unwrap();
+        let error = database.get().await.unwrap_err();
+        assert!(matches!(error, DatabaseError::Unavailable { .. }) && error.is_retryable());
+        assert!(chain(&error).contains("refused"), "{}", chain(&error));
+        assert!(!chain(&error).contains("hunter2") && !format!("{database:?}").contains("hunter2"));
+        assert_eq!(database.place(), "127.0.0.1:1/shop");
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_turns_us_away_is_told_from_one_that_is_away() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = home.open().await;
+        let url = Some(home.url(&home.directory.join("socket"), "nowhere"));
+        let lost = Database::open(DatabaseConfig { url, ..DatabaseConfig::default() }).await.unwrap();
+        let error = lost.get().await.unwrap_err();
+        assert!(matches!(error, DatabaseError::Refused { .. }) && !error.is_retryable(), "{error:?}");
+        assert_eq!(error.sql_state().unwrap().code(), "3D000");
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_without_postgresql_says_the_ways_out() {
+    let home = Home::new();
+    let config = DatabaseConfig { binaries: Some(home.directory.clone()), ..home.config() };
+    let error = Database::open(config).await.unwrap_err();
+    assert!(chain(&error).contains("DATABASE_URL") && chain(&error).contains("apt install"), "{}", chain(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_of_another_version_is_refused() {
+    let home = Home::new();
+    std::fs::create_dir_all(home.directory.join("cluster")).unwrap();
+    std::fs::write(home.directory.join("cluster/PG_VERSION"), "9\n").unwrap();
+    let error = Database::open(home.config()).await.unwrap_err();
+    assert!(chain(&error).contains("was made by PostgreSQL 9, and only"), "{}", chain(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_runners_at_once_migrate_exactly_once() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = Database::open(DatabaseConfig { pool_size: 12, ..home.config() }).await.unwrap();
+        // Not idempotent on purpose: a second run of either would fail.
+        let migrations = [
+            Migration { name: "0001_table", expand: "CREATE TABLE once (n int); INSERT INTO once VALUES (1)" },
+            Migration { name: "0002_column", expand: "ALTER TABLE once ADD m int; INSERT INTO once VALUES (2, 2)" },
+        ];
+        let runners: Vec<_> = (0..10)
+            .map(|_| {
+                let database = database.clone();
+                tokio::spawn(async move { apply(&database, &migrations, Duration::from_secs(30)).await })
+            })
+            .collect();
+        let mut applied = Vec::new();
+        for runner in runners {
+            applied.extend(runner.await.unwrap().unwrap().into_iter().map(|migration| migration.name));
+        }
+        applied.sort_unstable();
+        assert_eq!(applied, ["0001_table", "0002_column"]);
+        assert_eq!(count(&database, "SELECT count(*) FROM once").await, 2);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_migration_is_refused_and_an_unknown_one_is_not() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = home.open().await;
+        let deadline = Duration::from_secs(20);
+        let first = Migration { name: "0001_a", expand: "CREATE TABLE a ()" };
+        let newer = Migration { name: "0002_b", expand: "CREATE TABLE b ()" };
+        assert_eq!(apply(&database, &[first, newer], deadline).await.unwrap().len(), 2);
+        // The old color starts after the new one migrated.
+        assert_eq!(apply(&database, &[first], deadline).await.unwrap(), []);
+        let changed = Migration { expand: "CREATE TABLE a (n int)", ..first };
+        let refused = apply(&database, &[changed], deadline).await;
+        assert!(matches!(refused, Err(MigrationError::Changed { name: "0001_a" })), "{refused:?}");
+
+        let broken = Migration { name: "0003_c", expand: "CREATE TABLE c (); SELECT nonsense" };
+        let failed = apply(&database, &[first, newer, broken], deadline).await;
+        assert!(matches!(failed, Err(MigrationError::Failed { name: "0003_c", .. })), "{failed:?}");
+        assert_eq!(count(&database, "SELECT count(*) FROM pg_class WHERE relname = 'c'").await, 0);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_meets_a_lock_gives_up_at_its_deadline_and_blocks_no_reader() {
+    let home = Home::new();
+    within(LONG, async {
+        let database = home.open().await;
+        run(&database, "CREATE TABLE busy (n int)").await;
+        let mut reader = database.get().await.unwrap();
+        let transaction = reader.transaction().await.unwrap();
+        transaction.query("SELECT n FROM busy", &[]).await.unwrap();
+
+        let migration = [Migration { name: "0001_busy", expand: "ALTER TABLE busy ADD m int" }];
+        let late = apply(&database, &migration, Duration::from_millis(800)).await;
+        assert!(matches!(late, Err(MigrationError::Deadline { name: "0001_busy", source: Some(_) })), "{late:?}");
+
+        let runner = tokio::spawn({
+            let database = database.clone();
+            async move { apply(&database, &migration, Duration::from_secs(30)).await }
+        });
+        for _ in 0..5 {
+            let begun = Instant::now();
+            count(&database, "SELECT count(*) FROM busy").await;
+            assert!(begun.elapsed() < Duration::from_secs(2), "a reader waited behind the migration");
+        }
+        transaction.commit().await.unwrap();
+        assert_eq!(runner.await.unwrap().unwrap().len(), 1);
+        drop(reader);
+        database.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_connections_through_a_transaction_pooler_get_their_own_answers() {
+    let home = Home::new();
+    within(LONG, async {
+        let direct = home.open().await;
+        let bouncer = Bouncer::start(&home).await;
+        let pooled = |statement_timeout| DatabaseConfig {
+            url: Some(home.url(&bouncer.directory, "postgres")),
+            pool_size: 20,
+            wait: Duration::from_secs(20),
+            pooler: Pooler::Transaction,
+            statement_timeout,
+            ..DatabaseConfig::default()
+        };
+        let database = Database::open(pooled(Duration::from_secs(10))).await.unwrap();
+        let migration = [Migration { name: "0001_t", expand: "CREATE TABLE t (n int PRIMARY KEY, word text)" }];
+        assert_eq!(apply(&database, &migration, Duration::from_secs(20)).await.unwrap().len(), 1);
+
+        let callers: Vec<_> = (0..200_i32)
+            .map(|n| {
+                let database = database.clone();
+                tokio::spawn(async move {
+                    let mut connection = database.get().await?;
+                    let word = format!("word {n}");
+                    let transaction = connection.transaction().await?;
+                    let insert = "INSERT INTO t VALUES ($1, $2)";
+                    let touched = transaction.execute(insert, &[(&n, Type::INT4), (&word, Type::TEXT)]).await?;
+                    transaction.commit().await?;
+                    let row = connection.query_opt("SELECT word, $1 + 1 FROM t WHERE n = $1", &[(&n, Type::INT4)]).await?;
+                    let row = row.expect("what was committed is there");
+                    assert_eq!((touched, row.get::<_, String>(0), row.get::<_, i32>(1)), (1, word, n + 1));
+                    Ok::<_, DatabaseError>(())
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.unwrap().unwrap();
+        }
+        assert_eq!(count(&direct, "SELECT count(*) FROM t").await, 200);
+        let servers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        assert!(count(&direct, servers).await <= 2, "the pooler was to open two connections");
+
+        // No server-side clock reaches through the pooler: ours gives up, and the cancel request finds its way.
+        let impatient = Database::open(pooled(Duration::from_millis(200))).await.unwrap();
+        let connection = impatient.get().await.unwrap();
+        assert!(matches!(connection.execute("SELECT pg_sleep(50)", &[]).await, Err(DatabaseError::Timeout)));
+        drop(connection);
+        let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(50)' AND pid <> pg_backend_pid()";
+        until("the given-up statement ends", || async { count(&direct, sleeping).await == 0 }).await;
+
+        impatient.close().await.unwrap();
+        database.close().await.unwrap();
+        drop(bouncer);
+        direct.close().await.unwrap();
+    })
+    .await;
+}
+
+/// A directory for one test's server. Dropping it ends the server, should the test have failed before its own end.
+struct Home {
+    directory: PathBuf,
+}
+
+/// A PgBouncer before the server of a [`Home`].
+struct Bouncer {
+    process: Child,
+    directory: PathBuf,
+}
+
+// === impl Home ===
+
+impl Home {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        Self { directory }
+    }
+
+    fn config(&self) -> DatabaseConfig {
+        // The defaults but for the machine: one that builds next to the test is slow to fork a server process.
+        let create = Duration::from_secs(10);
+        DatabaseConfig { data_dir: self.directory.clone(), path: std::env::var_os("PATH"), create, ..DatabaseConfig::default() }
+    }
+
+    async fn open(&self) -> Database {
+        Database::open(self.config()).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+    }
+
+    fn pid(&self) -> Pid {
+        self.find_pid().expect("a server is running")
+    }
+
+    fn find_pid(&self) -> Option<Pid> {
+        let file = std::fs::read_to_string(self.directory.join("cluster/postmaster.pid")).ok()?;
+        Pid::from_raw(file.lines().next()?.trim().parse().ok()?)
+    }
+
+    fn url(&self, socket_dir: &Path, name: &str) -> String {
+        format!("postgres://mcp@{}/{name}", socket_dir.to_str().unwrap().replace('/', "%2F"))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Only a server that still answers is the one in the file.
+        if let Some(pid) = self.find_pid()
+            && UnixStream::connect(self.directory.join("socket/.s.PGSQL.5432")).is_ok()
+        {
+            let _ = kill_process(pid, Signal::QUIT);
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+// === impl Bouncer ===
+
+impl Bouncer {
+    async fn start(home: &Home) -> Self {
+        let server = home.directory.join("socket");
+        let owner = std::fs::metadata(&server).unwrap();
+        let directory = home.directory.join("bouncer");
+        std::fs::create_dir(&directory).unwrap();
+        let settings = directory.join("pgbouncer.ini");
+        let mut file = std::fs::File::create(&settings).unwrap();
+        write!(
+            file,
+            "[databases]\n* = host={} port=5432 user=mcp\n[pgbouncer]\nlisten_addr =\nlisten_port = 5432\n\
+             unix_socket_dir = {}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 100\n\
+             logfile = {}\n",
+            server.display(),
+            directory.display(),
+            directory.join("log").display(),
+        )
+        .unwrap();
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
+        for path in [&directory, &settings] {
+            chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        }
+        // Debian keeps it where only root's PATH leads.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let program = std::env::split_paths(&path)
+            .chain(["/usr/sbin".into(), "/usr/local/sbin".into(), "/opt/homebrew/bin".into()])
+            .map(|directory| directory.join("pgbouncer"))
+            .find(|file| file.is_file())
+            .expect("this test needs PgBouncer: apt install pgbouncer, dnf install pgbouncer or brew install pgbouncer");
+        let mut command = Command::new(program);
+        if rustix::process::geteuid().is_root() {
+            command.uid(owner.uid()).gid(owner.gid());
+        }
+        command.arg("-q").arg(&settings).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().unwrap();
+        let bouncer = Self { process, directory };
+        let socket = bouncer.directory.join(".s.PGSQL.5432");
+        until("PgBouncer listens", || async { UnixStream::connect(&socket).is_ok() }).await;
+        bouncer
+    }
+}
+
+impl Drop for Bouncer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn run(database: &Database, sql: &str) {
+    database.get().await.unwrap().batch_execute(sql).await.unwrap();
+}
+
+async fn count(database: &Database, sql: &'static str) -> i64 {
+    database.get().await.unwrap().query_opt(sql, &[]).await.unwrap().unwrap().get(0)
+}
+
+/// Everything a log would show of an error.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = format!("{error:?} {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        words.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    words
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, work).await.expect("the test ends in time")
+}
+
+/// Waits for a condition to become true.
+async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    eventually(what, || async { if condition().await { Ok(()) } else { Err("not yet") } }).await;
+}
+
+/// Waits for something to succeed.
+async fn eventually<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(what: &str, attempt: impl Fn() -> F) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) if Instant::now() > deadline => panic!("{what}: {error:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! An application: its tools and what they stand on, and the process they become.
+//!
+//! [`App::start`] finds every mistake before a port is opened and says them all at once.
+
+use std::{
+    collections::HashSet,
+    fmt, io,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::Request, response::IntoResponse, routing::Route};
+use bg_runtime::{
+    Database, Lifecycle, Release,
+    lifecycle::{Check, Checks, Drained, Hook, Stage, Timing, signal::Signals},
+    storage::migration::{self, Migration},
+};
+use tokio::task::JoinHandle;
+use tower::{Layer, Service};
+
+use crate::{
+    config::HttpConfig,
+    http::{
+        connection::Patience,
+        doors::{self, Doors},
+        edge::Edge,
+        listener::Listener,
+        origin::Allowed,
+    },
+    mcp::{Parts, Server, door::Door},
+    prompt::Prompt,
+    resource::{Resource, ResourceTemplate},
+    sessions::Sessions,
+    telemetry::{
+        Telemetry,
+        metrics::{Metrics, Pool},
+    },
+    tool::Tool,
+};
+
+/// How long a readiness check may take, and how long to wait after a failed round.
+const CHECK_DEADLINE: Duration = Duration::from_secs(2);
+const CHECK_PAUSE: Duration = Duration::from_millis(100);
+/// How long one attempt at the migrations may take before it is made again.
+const MIGRATION_DEADLINE: Duration = Duration::from_secs(300);
+/// How often forgotten sessions are looked for.
+const REAP_EVERY: Duration = Duration::from_secs(30);
+/// Telemetry's last word; a collector that is away must not hold up an exit.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
+
+/// An application whose tools share the state `S`.
+#[must_use = "an application does nothing until it is served"]
+pub struct App<S> {
+    parts: Parts<S>,
+    database: Option<Database>,
+    migrations: &'static [Migration],
+    migrate: bool,
+    checks: Vec<Check>,
+    hooks: Vec<Hook>,
+    layers: Vec<Box<dyn FnOnce(Router) -> Router + Send>>,
+    routes: Router,
+    telemetry: Option<Telemetry>,
+}
+
+/// An application that is running.
+pub struct Running {
+    address: SocketAddr,
+    operations: SocketAddr,
+    lifecycle: Lifecycle,
+    timing: Timing,
+    hooks: Vec<Hook>,
+    listening: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
+    telemetry: Telemetry,
+    metrics: Arc<Metrics>,
+    database: Option<Database>,
+}
+
+/// Why an application does not start. All of it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The application contradicts itself.
+    #[error("{}", list(.0))]
+    Mistakes(Vec<String>),
+    /// A port cannot be opened.
+    #[error("cannot listen on {address}: {source}; is another process there?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn list(mistakes: &[String]) -> String {
+    let noun = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
+    format!("{} {noun} in the application:\n  - {}", mistakes.len(), mistakes.join("\n  - "))
+}
+
+// === impl App ===
+
+impl<S: Clone + Send + Sync + 'static> App<S> {
+    /// An application without tools. `state` is what they share; make parts of it available with
+    /// [`FromRef`](axum::extract::FromRef).
+    pub fn new(release: Release, state: S) -> Self {
+        let parts = Parts {
+            name: "mcp-server".to_owned(),
+            title: None,
+            instructions: None,
+            release,
+            state,
+            tools: Vec::new(),
+            resources: Vec::new(),
+            templates: Vec::new(),
+            prompts: Vec::new(),
+            logging: false,
+            subscriptions: false,
+        };
+        Self {
+            parts,
+            database: None,
+            migrations: &[],
+            migrate: true,
+            checks: Vec::new(),
+            hooks: Vec::new(),
+            layers: Vec::new(),
+            routes: Router::new(),
+            telemetry: None,
+        }
+    }
+
+    /// The name clients know the server by. Both colors have the same one.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.parts.name = name.into();
+        self
+    }
+
+    /// The name people see.
+    pub fn title(mut self, title: impl Into<String>) -> Self {
+        self.parts.title = Some(title.into());
+        self
+    }
+
+    /// What the model is told of the server as a whole. ChatGPT reads the first 512 characters: they must stand alone.
+    pub fn instructions(mut self, instructions: impl Into<String>) -> Self {
+        self.parts.instructions = Some(instructions.into());
+        self
+    }
+
+    /// Adds a tool. One that asks for state the application lacks does not compile.
+    pub fn tool(mut self, tool: Tool<S>) -> Self {
+        self.parts.tools.push(tool);
+        self
+    }
+
+    /// Adds a resource.
+    pub fn resource(mut self, resource: Resource) -> Self {
+        self.parts.resources.push(resource);
+        self
+    }
+
+    /// Adds resources of one form.
+    pub fn resource_template(mut self, template: ResourceTemplate) -> Self {
+        self.parts.templates.push(template);
+        self
+    }
+
+    /// Adds a prompt.
+    pub fn prompt(mut self, prompt: Prompt) -> Self {
+        self.parts.prompts.push(prompt);
+        self
+    }
+
+    /// Tells clients that tools send log messages, and that they may set the level.
+    pub fn logging(mut self) -> Self {
+        self.parts.logging = true;
+        self
+    }
+
+    /// Tells clients that they may subscribe to resources.
+    pub fn subscriptions(mut self) -> Self {
+        self.parts.subscriptions = true;
+        self
+    }
+
+    /// The database the application stands on: it must be reached once before `/ready` says so, `/health` speaks of it, and
+    /// it is closed last.
+    pub fn database(mut self, database: Database) -> Self {
+        let checked = database.clone();
+        self.checks.push(Check::new("database", CHECK_DEADLINE, move || {
+            let database = checked.clone();
+            async move { database.check(CHECK_DEADLINE).await.map(drop) }
+        }));
+        self.database = Some(database);
+        self
+    }
+
+    /// What the application's tables are. Applied before the process is ready.
+    pub fn migrations(mut self, migrations: &'static [Migration]) -> Self {
+        self.migrations = migrations;
+        self
+    }
+
+    /// Leaves migrations to somebody else, such as a job of the rollout.
+    pub fn migrated_elsewhere(mut self) -> Self {
+        self.migrate = false;
+        self
+    }
+
+    /// Something that must be well once before `/ready` says 200. It may take two seconds; what it says is wrong stands in
+    /// `/ready` and `/health`.
+    pub fn ready_when<F, A, E>(mut self, name: &str, ask: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.checks.push(Check::new(name, CHECK_DEADLINE, ask));
+        self
+    }
+
+    /// Something to do when the last call has been answered, such as flushing an outbox. Last registered runs first; each is
+    /// given up after its `deadline`, which adds to what the platform must grant.
+    pub fn on_drain<F, R>(mut self, name: &str, deadline: Duration, run: F) -> Self
+    where
+        F: FnOnce() -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        self.hooks.push(Hook::new(name, deadline, run));
+        self
+    }
+
+    /// Puts a layer around every public door. The last one added is the first to see a request. With a layer, `/mcp` is
+    /// answered through axum's router, which costs a few thousand instructions a call.
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route> + Clone + Send + Sync + 'static,
+        L::Service:
+            Service<Request, Response: IntoResponse, Error: Into<std::convert::Infallible>, Future: Send> + Clone + Send + Sync,
+    {
+        self.layers.push(Box::new(move |router| router.layer(layer)));
+        self
+    }
+
+    /// Adds doors of the application's own to the public listener.
+    pub fn routes(mut self, routes: Router) -> Self {
+        self.routes = self.routes.merge(routes);
+        self
+    }
+
+    /// Where measurements go. Without it they are kept for `/metrics` alone.
+    pub fn telemetry(mut self, telemetry: Telemetry) -> Self {
+        self.telemetry = Some(telemetry);
+        self
+    }
+
+    /// Opens the ports and starts to become ready.
+    ///
+    /// # Errors
+    /// Every mistake of the application and its deadlines, in one message; or a port that is taken.
+    pub async fn start(self, config: HttpConfig) -> Result<Running, StartError> {
+        let mistakes = self.mistakes(&config);
+        if !mistakes.is_empty() {
+            return Err(StartError::Mistakes(mistakes));
+        }
+        let listen = async |address| Listener::bind(address).await.map_err(|source| StartError::Listen { address, source });
+        let (public, operations) = (listen(config.listen).await?, listen(config.operations_listen).await?);
+
+        let lifecycle = Lifecycle::new();
+        let release = self.parts.release.clone();
+        let telemetry = self.telemetry.unwrap_or_else(|| Telemetry::off(&release));
+        let metrics = Arc::new(Metrics::new(&telemetry.meter()));
+        let sessions = Arc::new(Sessions::new(config.sessions));
+        metrics.watch_lifecycle({
+            let lifecycle = lifecycle.clone();
+            move || lifecycle.status()
+        });
+        if let Some(database) = self.database.clone() {
+            metrics.watch_pool("database", move || pool(&database));
+        }
+        let server = Arc::new(Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics));
+        let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
+        let door = Arc::new(Door::new(server, allowed, config.body_limit));
+        let checks = Checks::new(self.checks);
+        let doors = Doors {
+            release: release.clone(),
+            lifecycle: lifecycle.clone(),
+            checks: checks.clone(),
+            database: self.database.clone(),
+            sessions: sessions.clone(),
+            telemetry: Arc::new(telemetry.clone()),
+        };
+        let direct = self.layers.is_empty().then(|| door.clone());
+        let router = self.layers.into_iter().fold(router(doors.clone(), door).merge(self.routes), |router, layer| layer(router));
+
+        let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout };
+        let (address, operations_address) = (public.address(), operations.address());
+        let edge = Arc::new(Edge::new(lifecycle.clone(), &release, direct, router));
+        let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience));
+        let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
+        let starting = tokio::spawn(become_ready(
+            lifecycle.clone(),
+            checks,
+            self.database.clone().filter(|_| self.migrate),
+            self.migrations,
+        ));
+        let reaping = tokio::spawn(reap(sessions));
+        tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
+        Ok(Running {
+            address,
+            operations: operations_address,
+            lifecycle,
+            timing: config.timing,
+            hooks: self.hooks,
+            listening,
+            helpers: vec![serving_operations, starting, reaping],
+            telemetry,
+            metrics,
+            database: self.database,
+        })
+    }
+
+    /// Runs the application until the platform tells it to go, and leaves without losing a call. For `main`: it listens to
+    /// signals. The exit code is 0 when every call was answered, 1 when some were cut off, 70 when it could not start.
+    pub async fn serve(self, config: HttpConfig) -> ExitCode {
+        let mut signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(failure) => {
+                tracing::error!(error = %failure, "cannot listen to signals: {failure}");
+                return ExitCode::from(70);
+            }
+        };
+        let running = match self.start(config).await {
+            Ok(running) => running,
+            Err(failure) => {
+                tracing::error!("{failure}");
+                return ExitCode::from(70);
+            }
+        };
+        let why = tokio::select! {
+            word = signals.next() => word,
+            _ = running.lifecycle.wait_for(|status| status.stage >= Stage::Leaving) => "asked at /leave",
+        };
+        let drained = running.depart(why, async move {
+            loop {
+                let word = signals.next().await;
+                // After `/leave` the first signal is the platform keeping its word, not its patience running out.
+                if why != "asked at /leave" || word == "SIGINT" {
+                    return word;
+                }
+            }
+        });
+        let drained = drained.await;
+        if drained.cut > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+
+    fn mistakes(&self, config: &HttpConfig) -> Vec<String> {
+        let mut mistakes: Vec<String> = self.parts.tools.iter().flat_map(|tool| tool.description.problems()).collect();
+        let twice = |what: &str, names: Vec<&str>, mistakes: &mut Vec<String>| {
+            let mut seen = HashSet::new();
+            let mut said = HashSet::new();
+            for name in names {
+                if !seen.insert(name) && said.insert(name) {
+                    mistakes.push(format!("two {what} are named `{name}`"));
+                }
+            }
+        };
+        let parts = &self.parts;
+        twice("tools", parts.tools.iter().map(|tool| &*tool.description.name).collect(), &mut mistakes);
+        twice("prompts", parts.prompts.iter().map(|prompt| &*prompt.description.name).collect(), &mut mistakes);
+        twice("resources", parts.resources.iter().map(|resource| &*resource.description.uri).collect(), &mut mistakes);
+        twice("readiness checks", self.checks.iter().map(Check::name).collect(), &mut mistakes);
+        twice("drain hooks", self.hooks.iter().map(Hook::name).collect(), &mut mistakes);
+        if let Err(wrong) = migration::check_order(self.migrations) {
+            mistakes.push(wrong.to_string());
+        }
+        if !self.migrations.is_empty() && self.database.is_none() {
+            mistakes.push("there are migrations and no database: call .database(…)".to_owned());
+        }
+        mistakes.extend(config.mistakes());
+        mistakes
+    }
+}
+
+fn router(doors: Doors, door: Arc<Door>) -> Router {
+    let mcp = move |request: Request| {
+        let door = door.clone();
+        async move { door.answer(request).await.map(crate::http::body::Payload::into_body) }
+    };
+    doors::public(doors).route("/mcp", axum::routing::any(mcp))
+}
+
+fn pool(database: &Database) -> Pool {
+    let status = database.status();
+    let count = |connections: usize| connections as u64;
+    Pool {
+        used: count(status.open.saturating_sub(status.idle)),
+        idle: count(status.idle),
+        waiting: count(status.waiting),
+        max: count(status.pool_size),
+    }
+}
+
+async fn become_ready(lifecycle: Lifecycle, checks: Checks, database: Option<Database>, migrations: &'static [Migration]) {
+    if let Some(database) = database.filter(|_| !migrations.is_empty()) {
+        let mut said = String::new();
+        loop {
+            match migration::apply(&database, migrations, MIGRATION_DEADLINE).await {
+                Ok(applied) => {
+                    for migration in applied {
+                        tracing::info!(
+                            migration.name = migration.name,
+                            "applied migration {} in {:?}",
+                            migration.name,
+                            migration.took
+                        );
+                    }
+                    break;
+                }
+                Err(failure) => {
+                    let words = crate::error::Chain(&failure).to_string();
+                    if words != said {
+                        tracing::warn!(error = words, "not ready: migrations: {words}");
+                        said = words;
+                    }
+                    tokio::time::sleep(CHECK_PAUSE).await;
+                }
+            }
+        }
+    }
+    checks.all_well(CHECK_PAUSE).await;
+    let took = lifecycle.born().elapsed();
+    // Refused when it was told to leave before it got ready.
+    let _ = lifecycle.advance(Stage::Serving, &format!("ready after {took:.0?}"));
+}
+
+async fn reap(sessions: Arc<Sessions>) {
+    let mut every = tokio::time::interval_at((Instant::now() + REAP_EVERY).into(), REAP_EVERY);
+    loop {
+        every.tick().await;
+        sessions.reap();
+    }
+}
+
+/// The operations doors answer until the very end: an operator watches a drain through them.
+async fn serve_operations(listener: Listener, router: Router) {
+    if let Err(failure) = axum::serve(listener.into_socket(), router).await {
+        tracing::error!(error = %failure, "the operations listener ended: {failure}");
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Where the public doors are.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the operations doors are.
+    pub fn operations_address(&self) -> SocketAddr {
+        self.operations
+    }
+
+    /// The life of this process.
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+
+    /// Waits until `/ready` says 200, or the process leaves before that.
+    pub async fn ready(&self) {
+        self.lifecycle.wait_for(|status| status.stage >= Stage::Serving).await;
+    }
+
+    /// Leaves: unready, then draining, then stopped. `now` cuts the waiting short.
+    pub async fn depart(self, why: &str, now: impl Future<Output = &'static str>) -> Drained {
+        let mut listening = self.listening;
+        let closed = async {
+            // A listener that panicked has no connection left either.
+            let _ = (&mut listening).await;
+        };
+        let drained = self.lifecycle.depart(why, &self.timing, self.hooks, closed, now).await;
+        listening.abort();
+        for helper in &self.helpers {
+            helper.abort();
+        }
+        self.metrics.cut(drained.cut as u64);
+        if let Some(database) = self.database
+            && let Err(failure) = database.close().await
+        {
+            tracing::warn!(error = %failure, "the database was not closed cleanly: {failure}");
+        }
+        self.telemetry.flush(FLUSH_DEADLINE).await;
+        drained
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("address", &self.address).field("lifecycle", &self.lifecycle).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,425 @@
+//! Configuration: every variable, its default and the reason for it, in one place.
+//!
+//! The environment is an argument. [`Config::read`] finds everything that is wrong with it and says it in one message;
+//! [`Config::show`] prints what is in force, secrets hidden.
+
+use std::{
+    fmt::{self, Display, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use bg_runtime::{
+    Color, Release,
+    database::{DatabaseConfig, Pooler},
+    lifecycle::Timing,
+};
+use http::Uri;
+use jiff::tz::TimeZone;
+
+use crate::{
+    sessions::SessionLimits,
+    telemetry::{LogFormat, TelemetryConfig},
+};
+
+/// The exit code for a configuration that cannot be used: `EX_USAGE` of sysexits.
+pub const EXIT_CODE: u8 = 64;
+
+/// Everything that is configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What this process is.
+    pub release: Release,
+    /// How it is reached and how it leaves.
+    pub http: HttpConfig,
+    /// Where its data is.
+    pub database: DatabaseConfig,
+    /// Whether `serve` applies migrations itself.
+    pub migrate: bool,
+    /// The zone of times that say none.
+    pub time_zone: TimeZone,
+    /// What it says about itself.
+    pub telemetry: TelemetryConfig,
+    lines: Vec<Line>,
+}
+
+/// How a process is reached and how it leaves.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Where clients come in.
+    pub listen: SocketAddr,
+    /// Where operators come in.
+    pub operations_listen: SocketAddr,
+    /// The address clients know, when it is not the one above: behind a balancer.
+    pub public_url: Option<Uri>,
+    /// Further host names that are ours.
+    pub allowed_hosts: Vec<String>,
+    /// Pages, as `scheme://host[:port]`, that may call from a browser.
+    pub allowed_origins: Vec<String>,
+    /// Largest request body, in bytes.
+    pub body_limit: usize,
+    /// How long a tool may take.
+    pub call_timeout: Duration,
+    /// How long a request's headers may take.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle between requests.
+    pub idle_timeout: Duration,
+    /// The clocks of a departure.
+    pub timing: Timing,
+    /// How long sessions live and how many there may be.
+    pub sessions: SessionLimits,
+}
+
+/// Everything that is wrong with the environment.
+#[derive(Debug, thiserror::Error)]
+#[error("{} in the environment:\n  - {}", count(.0.len()), .0.join("\n  - "))]
+pub struct ConfigError(Vec<String>);
+
+fn count(problems: usize) -> String {
+    if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
+}
+
+/// One variable, as `config` prints it.
+#[derive(Clone, Debug)]
+struct Line {
+    name: &'static str,
+    value: String,
+    given: bool,
+    reason: &'static str,
+}
+
+impl Default for HttpConfig {
+    /// What an empty environment gives, except that both ports are free ones: for examples and tests.
+    fn default() -> Self {
+        let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let config = Config::read(&|_| None).expect("an empty environment is a valid one");
+        Self { listen: free, operations_listen: free, ..config.http }
+    }
+}
+
+impl HttpConfig {
+    /// Deadlines that do not fit into each other. The chain: a call ends before the drain gives up on it.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if self.call_timeout > self.timing.drain_deadline {
+            mistakes.push(format!(
+                "a call may take {:?} and the drain waits only {:?} for it: lower CALL_TIMEOUT_SECS or raise DRAIN_DEADLINE_SECS",
+                self.call_timeout, self.timing.drain_deadline
+            ));
+        }
+        if self.header_timeout > self.idle_timeout {
+            mistakes.push("HEADER_TIMEOUT_SECS is longer than IDLE_TIMEOUT_SECS".to_owned());
+        }
+        mistakes
+    }
+}
+
+/// Reads variables, and keeps what it read for `config` to print.
+struct Reader<'a> {
+    get: &'a dyn Fn(&str) -> Option<String>,
+    lines: Vec<Line>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// A variable with a default.
+    fn value<T: FromStr<Err: Display> + Clone>(&mut self, name: &'static str, default: &str, reason: &'static str) -> Option<T> {
+        let given = self.get(name);
+        let text = given.as_deref().unwrap_or(default);
+        self.lines.push(Line { name, value: text.to_owned(), given: given.is_some(), reason });
+        if text.is_empty() {
+            return None;
+        }
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(wrong) => {
+                self.problems.push(format!("{name}=`{text}`: {wrong}"));
+                None
+            }
+        }
+    }
+
+    fn seconds(&mut self, name: &'static str, default: u32, reason: &'static str) -> Duration {
+        Duration::from_secs(self.value::<u32>(name, &default.to_string(), reason).unwrap_or(default).into())
+    }
+
+    fn list(&mut self, name: &'static str, reason: &'static str) -> Vec<String> {
+        let text: Option<String> = self.value(name, "", reason);
+        text.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// A variable whose value is shown to nobody.
+    fn secret(&mut self, name: &'static str, reason: &'static str) -> Option<String> {
+        let value = self.get(name);
+        let shown = if value.is_some() { "(hidden)" } else { "" };
+        self.lines.push(Line { name, value: shown.to_owned(), given: value.is_some(), reason });
+        value
+    }
+
+    /// A variable that is set to nothing is not set.
+    fn get(&self, name: &str) -> Option<String> {
+        (self.get)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+}
+
+impl Config {
+    /// Reads the environment through `get`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader { get, lines: Vec::new(), problems: Vec::new() };
+        let release = release(&mut reader);
+        let http = http(&mut reader);
+        let database = database(&mut reader);
+        let migrate = reader.value("MIGRATE", "on", "`serve` applies migrations; `off` where a job does").unwrap_or(Switch::On)
+            == Switch::On;
+        let zone: Option<String> = reader.value("TIME_ZONE", "UTC", "the zone of times that say none, an IANA name");
+        let time_zone = TimeZone::get(zone.as_deref().unwrap_or("UTC")).unwrap_or_else(|_| {
+            reader.problems.push(format!("TIME_ZONE=`{}`: no IANA zone has this name", zone.unwrap_or_default()));
+            TimeZone::UTC
+        });
+        let telemetry = telemetry(&mut reader);
+        match (release, reader.problems.is_empty()) {
+            (Some(release), true) => Ok(Self { release, http, database, migrate, time_zone, telemetry, lines: reader.lines }),
+            _ => Err(ConfigError(reader.problems)),
+        }
+    }
+
+    /// Reads the environment of the process. For `main`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        Self::read(&|name| std::env::var(name).ok())
+    }
+
+    /// What is in force: one variable a line, with its reason; secrets hidden.
+    pub fn show(&self) -> String {
+        let mut text = String::from("# What is in force. `=` was given, `?` is the default.\n");
+        for Line { name, value, given, reason } in &self.lines {
+            let mark = if *given { '=' } else { '?' };
+            let _ = writeln!(text, "{name}{mark}{value}\n    # {reason}");
+        }
+        text.push_str("# OpenTelemetry reads its own OTEL_* variables; see the OpenTelemetry specification.\n");
+        text
+    }
+}
+
+fn release(reader: &mut Reader<'_>) -> Option<Release> {
+    let color = reader.value::<Color>("RELEASE_COLOR", "blue", "the slot this process runs in: blue or green");
+    let version: String = reader.value("RELEASE_VERSION", env!("CARGO_PKG_VERSION"), "what people call this build")?;
+    let commit: String = reader.value("RELEASE_COMMIT", "dev", "what this build is: a commit or a digest")?;
+    match Release::new(color?, &version, &commit) {
+        Ok(release) => Some(release),
+        Err(wrong) => {
+            reader.problems.push(wrong.to_string());
+            None
+        }
+    }
+}
+
+fn http(reader: &mut Reader<'_>) -> HttpConfig {
+    let port: u16 = reader.value("PORT", "3000", "the public port on 127.0.0.1; LISTEN goes before it").unwrap_or(3000);
+    let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    let listen: SocketAddr = reader
+        .value("LISTEN", &default.to_string(), "the public listener, `address:port`; port 0 takes a free one")
+        .unwrap_or(default);
+    let public_url: Option<Uri> =
+        reader.value("PUBLIC_URL", "", "the https address clients know, behind a balancer: its host and origin are ours");
+    if let Some(url) = &public_url
+        && (url.authority().is_none() || !matches!(url.scheme_str(), Some("http" | "https")))
+    {
+        reader.problems.push(format!("PUBLIC_URL=`{url}`: it must be http:// or https:// with a host"));
+    }
+    let authentication = reader.value::<Authentication>(
+        "AUTHENTICATION",
+        "",
+        "who may call; `none` lets everybody in, and must be said for any listener but loopback",
+    );
+    if !listen.ip().is_loopback() && authentication.is_none() {
+        reader.problems.push(format!(
+            "LISTEN=`{listen}` can be reached from other machines and everybody may call: say AUTHENTICATION=none if that is meant, or listen on 127.0.0.1"
+        ));
+    }
+    // Nothing in front of a loopback listener has to learn that we go, and a person waits at the terminal.
+    let leave_delay = if listen.ip().is_loopback() { 0 } else { 10 };
+    let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+    HttpConfig {
+        listen,
+        operations_listen: reader
+            .value(
+                "OPERATIONS_LISTEN",
+                "127.0.0.1:9464",
+                "metrics and /leave; never public; 9464 is OpenTelemetry's port for Prometheus",
+            )
+            .unwrap_or(free),
+        public_url,
+        allowed_hosts: reader
+            .list("ALLOWED_HOSTS", "further host names that are ours, with commas; guards against DNS rebinding"),
+        allowed_origins: reader
+            .list("ALLOWED_ORIGINS", "pages that may call from a browser, `scheme://host[:port]`, with commas"),
+        body_limit: reader
+            .value("BODY_LIMIT_BYTES", "1048576", "largest request; tool arguments are a few KB")
+            .unwrap_or(1 << 20),
+        call_timeout: reader.seconds(
+            "CALL_TIMEOUT_SECS",
+            30,
+            "longest call; ChatGPT waits about 60 s; at most DRAIN_DEADLINE_SECS",
+        ),
+        header_timeout: reader.seconds("HEADER_TIMEOUT_SECS", 10, "longest wait for a request's headers; ends slow clients"),
+        idle_timeout: reader.seconds(
+            "IDLE_TIMEOUT_SECS",
+            75,
+            "longest wait for the next request; more than the balancer's idle timeout (ALB 60 s)",
+        ),
+        timing: Timing {
+            leave_delay: reader.seconds(
+                "LEAVE_DELAY_SECS",
+                leave_delay,
+                "how long everything is still accepted while balancers learn; 0 on loopback, else 10",
+            ),
+            drain_deadline: reader.seconds("DRAIN_DEADLINE_SECS", 30, "how long calls in flight are waited for after that"),
+            close: reader.seconds("CLOSE_SECS", 2, "how long cut calls have to tell their clients"),
+        },
+        sessions: SessionLimits {
+            idle: reader.seconds(
+                "SESSION_IDLE_SECS",
+                86_400,
+                "a used session lives this long after its last use; clients come back after hours",
+            ),
+            unused: reader.seconds("SESSION_UNUSED_SECS", 60, "a session that was opened and never used lives this long"),
+            most: reader.value("SESSIONS_MAX", "100000", "sessions open at once, about 100 bytes each").unwrap_or(100_000),
+        },
+    }
+}
+
+fn database(reader: &mut Reader<'_>) -> DatabaseConfig {
+    let defaults = DatabaseConfig::default();
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let url = reader.secret("DATABASE_URL", "postgresql://…; without it an installed PostgreSQL is run privately in DATA_DIR");
+    let pooler =
+        reader.value("DATABASE_POOLER", "direct", "`transaction` behind PgBouncer in transaction mode: no named statements");
+    DatabaseConfig {
+        url,
+        data_dir: reader
+            .value("DATA_DIR", ".dev/postgresql", "where the private PostgreSQL keeps its data; both colors share it")
+            .unwrap_or_default(),
+        binaries: reader.value::<PathBuf>("POSTGRES_BIN", "", "where initdb and postgres are, if not in PATH or a usual place"),
+        path: (reader.get)("PATH").map(Into::into),
+        pool_size: reader
+            .value("DATABASE_POOL_SIZE", &defaults.pool_size.to_string(), "connections of this process")
+            .unwrap_or(defaults.pool_size),
+        wait: reader.seconds("DATABASE_WAIT_SECS", seconds(defaults.wait), "longest wait for a free connection"),
+        create: reader.seconds("DATABASE_CONNECT_SECS", seconds(defaults.create), "longest wait for a new connection"),
+        recycle: defaults.recycle,
+        statement_timeout: reader.seconds("DATABASE_STATEMENT_SECS", seconds(defaults.statement_timeout), "longest statement"),
+        pooler: match pooler {
+            Some(Mode::Transaction) => Pooler::Transaction,
+            _ => Pooler::Direct,
+        },
+        ..defaults
+    }
+}
+
+fn telemetry(reader: &mut Reader<'_>) -> TelemetryConfig {
+    let log_format =
+        reader.value::<LogFormat>("LOG_FORMAT", "human", "`human` for a terminal, `json` for machines").unwrap_or_default();
+    let log_filter: Option<String> = reader.value("LOG", "info", "which lines are logged, as tracing's EnvFilter reads it");
+    let mut telemetry = TelemetryConfig::read(reader.get, &mut reader.problems);
+    telemetry.log_format = log_format;
+    telemetry.log_filter = log_filter.unwrap_or(telemetry.log_filter);
+    telemetry
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $($word:literal => $variant:ident),+) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum $name { $($variant),+ }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(word: &str) -> Result<Self, String> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(concat!("it may be", $(" `", $word, "`"),+).to_owned()),
+                }
+            }
+        }
+    };
+}
+
+words!(Switch, "on" => On, "off" => Off);
+words!(Authentication, "none" => None);
+words!(Mode, "direct" => Direct, "transaction" => Transaction);
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        let environment: HashMap<_, _> = pairs.iter().copied().collect();
+        Config::read(&|name| environment.get(name).map(|value| (*value).to_owned())).map_err(|wrong| wrong.to_string())
+    }
+
+    #[test]
+    fn every_problem_is_said_in_one_message() {
+        let wrong = read(&[
+            ("PORT", "seventy"),
+            ("RELEASE_COLOR", "red"),
+            ("LISTEN", "0.0.0.0:3000"),
+            ("PUBLIC_URL", "mcp.example.com"),
+            ("MIGRATE", "perhaps"),
+            ("TIME_ZONE", "Mars/Olympus"),
+            ("LOG_FORMAT", "xml"),
+        ])
+        .unwrap_err();
+        assert_eq!(
+            wrong,
+            "7 problems in the environment:\n  \
+             - RELEASE_COLOR=`red`: `red` is no color: say blue or green\n  \
+             - PORT=`seventy`: invalid digit found in string\n  \
+             - PUBLIC_URL=`mcp.example.com`: it must be http:// or https:// with a host\n  \
+             - LISTEN=`0.0.0.0:3000` can be reached from other machines and everybody may call: say AUTHENTICATION=none if that is meant, or listen on 127.0.0.1\n  \
+             - MIGRATE=`perhaps`: it may be `on` `off`\n  \
+             - TIME_ZONE=`Mars/Olympus`: no IANA zone has this name\n  \
+             - LOG_FORMAT=`xml`: `xml` is no log format: say human or json"
+        );
+    }
+
+    #[test]
+    fn secrets_are_shown_to_nobody() {
+        let config = read(&[("DATABASE_URL", "postgresql://app:hunter2@db.internal/app")]).unwrap();
+        for text in [config.show(), format!("{config:?}")] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        assert!(config.show().contains("DATABASE_URL=(hidden)"));
+    }
+
+    #[test]
+    fn the_leave_delay_follows_the_listener() {
+        assert_eq!(read(&[]).unwrap().http.timing.leave_delay, Duration::ZERO);
+        let public = read(&[("LISTEN", "0.0.0.0:3000"), ("AUTHENTICATION", "none")]).unwrap();
+        assert_eq!(public.http.timing.leave_delay, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn deadlines_that_do_not_fit_are_found() {
+        let config = read(&[("CALL_TIMEOUT_SECS", "60"), ("HEADER_TIMEOUT_SECS", "100")]).unwrap();
+        assert_eq!(config.http.mistakes().len(), 2);
+        assert!(read(&[]).unwrap().http.mistakes().is_empty());
+    }
+}

@@ -1,0 +1,239 @@
+//! What a tool function may ask for. Each argument takes its part out of the call, as in an axum handler; what an argument
+//! means for the tool's description (its input schema, that it needs the client's peer) comes from its type.
+
+use std::{borrow::Cow, ops::Deref, sync::Arc};
+
+use axum::extract::FromRef;
+use rmcp::{
+    RoleServer,
+    model::{InputResponses, JsonObject},
+    service::RequestContext,
+};
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::{reply, tool::Description};
+
+pub use bg_runtime::Release;
+
+/// One `tools/call`, as extractors see it.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The arguments as they came: a JSON object.
+    pub(crate) arguments: &'a str,
+    /// The request's `_meta`, as it came.
+    pub(crate) meta: Option<&'a RawValue>,
+    pub(crate) principal: &'a Principal,
+    pub(crate) release: &'a Release,
+    /// Only on rmcp's path.
+    pub(crate) peer: Option<PeerCall>,
+}
+
+/// What only rmcp's path has.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerCall {
+    pub(crate) context: RequestContext<RoleServer>,
+    pub(crate) input_responses: Option<InputResponses>,
+    pub(crate) request_state: Option<String>,
+}
+
+/// Why the arguments of a call could not be taken out of it. The model hears the words.
+#[derive(Debug)]
+pub struct Rejection(pub(crate) Cow<'static, str>);
+
+impl Rejection {
+    /// A rejection in words the model can act on.
+    pub fn new(message: impl Into<Cow<'static, str>>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// An argument of a tool function.
+pub trait FromCall<S>: Sized {
+    /// Takes this argument out of the call.
+    ///
+    /// # Errors
+    /// When the call does not have it in the right form.
+    fn from_call(call: &Call<'_>, state: &S) -> Result<Self, Rejection>;
+
+    /// Tells the tool's description what this argument means for it.
+    fn describe(_description: &mut Description) {}
+}
+
+/// A part of the application's state. A tool that asks for a part the application lacks does not compile.
+#[derive(Clone, Copy, Debug)]
+pub struct State<T>(pub T);
+
+/// The arguments of the call. Their type's schema is the tool's input schema.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<T>(pub T);
+
+/// Who calls. Until somebody proves otherwise, everybody is anonymous.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Principal {
+    subject: Option<Arc<str>>,
+}
+
+/// The client on the other side, for tools that talk back while they work: progress, logging, sampling, elicitation.
+///
+/// Asking for it moves the tool's calls to rmcp's service, which costs about 200,000 instructions a call.
+#[derive(Clone, Debug)]
+pub struct Peer(RequestContext<RoleServer>);
+
+/// What the client answered to an earlier request for input, and the state that request carried (2026-07-28).
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// The answers, by the key of their request.
+    pub responses: InputResponses,
+    /// The state that the request for input carried, as the client gave it back.
+    pub state: Option<String>,
+}
+
+// === impl Call ===
+
+impl Call<'_> {
+    /// The arguments as they came: a JSON object.
+    pub fn arguments(&self) -> &str {
+        self.arguments
+    }
+
+    /// The request's `_meta`, as it came.
+    pub fn meta(&self) -> Option<&RawValue> {
+        self.meta
+    }
+}
+
+// === impl Principal ===
+
+impl Principal {
+    /// Nobody in particular.
+    pub const fn anonymous() -> Self {
+        Self { subject: None }
+    }
+
+    /// The name a proof gave, if there was one.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+}
+
+// === impl Peer ===
+
+impl Deref for Peer {
+    type Target = RequestContext<RoleServer>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+// === impl FromCall ===
+
+impl<S, T: FromRef<S>> FromCall<S> for State<T> {
+    fn from_call(_call: &Call<'_>, state: &S) -> Result<Self, Rejection> {
+        Ok(Self(T::from_ref(state)))
+    }
+}
+
+impl<S, T: DeserializeOwned + JsonSchema> FromCall<S> for Parameters<T> {
+    fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
+        serde_json::from_str(call.arguments).map(Self).map_err(|_| explain::<T>(call.arguments))
+    }
+
+    fn describe(description: &mut Description) {
+        description.input = reply::schema::<T>(SchemaSettings::draft2020_12().for_deserialize());
+    }
+}
+
+impl<S> FromCall<S> for JsonObject {
+    fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
+        serde_json::from_str(call.arguments).map_err(|_| explain::<Self>(call.arguments))
+    }
+}
+
+impl<S> FromCall<S> for Principal {
+    fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
+        Ok(call.principal.clone())
+    }
+}
+
+impl<S> FromCall<S> for Release {
+    fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
+        Ok(call.release.clone())
+    }
+}
+
+impl<S> FromCall<S> for Peer {
+    fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
+        let peer = call.peer.as_ref().expect("a tool that asks for its peer is called through rmcp");
+        Ok(Self(peer.context.clone()))
+    }
+
+    fn describe(description: &mut Description) {
+        description.needs_peer = true;
+    }
+}
+
+impl<S> FromCall<S> for Inputs {
+    fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
+        let peer = call.peer.as_ref().expect("a tool that asks for inputs is called through rmcp");
+        Ok(Self { responses: peer.input_responses.clone().unwrap_or_default(), state: peer.request_state.clone() })
+    }
+
+    fn describe(description: &mut Description) {
+        description.needs_peer = true;
+    }
+}
+
+/// Reads the arguments a second time, slowly, to say where they are wrong. Only mistakes pay for this.
+fn explain<T: DeserializeOwned>(arguments: &str) -> Rejection {
+    let mut deserializer = serde_json::Deserializer::from_str(arguments);
+    let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut deserializer) else {
+        return Rejection::new("the arguments are not valid");
+    };
+    let path = error.path().to_string();
+    let reason = error.into_inner().to_string();
+    // serde_json ends its reason with a position in a text that the model never wrote.
+    let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
+    let reason = if reason.starts_with("recursion limit") { "nested too deep" } else { reason };
+    Rejection::new(if path == "." {
+        format!("the arguments are not valid: {reason}")
+    } else {
+        format!("the argument `{path}` is not valid: {reason}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[expect(dead_code, reason = "only its shape is read")]
+    struct Search {
+        user: String,
+        range: Option<Range>,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[expect(dead_code, reason = "only its shape is read")]
+    struct Range {
+        days: u8,
+    }
+
+    #[test]
+    fn a_wrong_argument_is_named_with_its_path() {
+        for (arguments, words) in [
+            ("{}", "the arguments are not valid: missing field `user`"),
+            (r#"{"user":7}"#, "the argument `user` is not valid: invalid type: integer `7`, expected a string"),
+            (
+                r#"{"user":"u","range":{"days":300}}"#,
+                "the argument `range.days` is not valid: invalid value: integer `300`, expected u8",
+            ),
+        ] {
+            assert_eq!(explain::<Search>(arguments).0, words);
+        }
+    }
+}

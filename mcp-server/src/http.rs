@@ -1,0 +1,9 @@
+//! HTTP: how connections come in ([`listener`]), what is done around every answer ([`edge`]), whose requests are taken
+//! ([`origin`]), and the doors other than `/mcp` ([`doors`]). Nothing here knows a tool.
+
+pub(crate) mod body;
+pub(crate) mod connection;
+pub(crate) mod doors;
+pub(crate) mod edge;
+pub(crate) mod listener;
+pub(crate) mod origin;

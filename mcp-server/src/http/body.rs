@@ -1,0 +1,109 @@
+//! Bodies on their way out. [`Held`] keeps the admission of its request until its last byte is out, which is what makes a
+//! drain wait for streams and not only for headers.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use axum::body::Body;
+use bg_runtime::lifecycle::Admission;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
+
+use super::connection::Answering;
+
+/// A body that is there, or one that is coming.
+pub(crate) enum Payload {
+    Bytes(Bytes),
+    Body(Body),
+}
+
+impl Payload {
+    pub(crate) fn into_body(self) -> Body {
+        match self {
+            Self::Bytes(bytes) => Body::from(bytes),
+            Self::Body(body) => body,
+        }
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: StatusCode, body: Bytes) -> Response<Payload> {
+    let mut answer = Response::new(Payload::Bytes(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// What is sent when an idle stream is ended so that its client opens it again elsewhere, soon: the reconnection time of
+/// the event-stream format, in milliseconds.
+const GOODBYE: Bytes = Bytes::from_static(b"retry: 250\n\n");
+
+/// The body of an answer, and the admission that lasts as long as it does.
+pub(crate) struct Held {
+    payload: Payload,
+    /// Set on streams without an end of their own: resolves when connections are to be given up.
+    shed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    ended: bool,
+    _guards: Guards,
+}
+
+/// What lasts as long as an answer does: its place in the drain's count, and its connection's turn.
+type Guards = (Option<Admission>, Answering);
+
+impl Held {
+    pub(crate) fn new(payload: Payload, guards: Guards) -> Self {
+        Self { payload, shed: None, ended: false, _guards: guards }
+    }
+
+    /// A stream that ends, cleanly, when `shed` does.
+    pub(crate) fn until(payload: Payload, guards: Guards, shed: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { payload, shed: Some(Box::pin(shed)), ended: false, _guards: guards }
+    }
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let frame = match &mut this.payload {
+            Payload::Bytes(bytes) => {
+                this.ended = true;
+                let bytes = std::mem::take(bytes);
+                return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
+            }
+            Payload::Body(body) => Pin::new(body).poll_frame(context),
+        };
+        // What the stream still has to say goes first; only an idle one is ended.
+        if frame.is_pending()
+            && let Some(shed) = &mut this.shed
+            && shed.as_mut().poll(context).is_ready()
+        {
+            this.ended = true;
+            return Poll::Ready(Some(Ok(Frame::data(GOODBYE))));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Bytes(bytes) => self.ended || bytes.is_empty(),
+            Payload::Body(body) => self.ended || body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.payload {
+            Payload::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Payload::Body(_) if self.shed.is_some() => SizeHint::default(),
+            Payload::Body(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One connection: what it is served with, and when it is given up.
+//!
+//! hyper's own header timeout sets a timer for each request and counts the wait for the next one too, so it cannot be both
+//! short against slow headers and long for a balancer's idle connections. This watch ticks once in a while and looks at two
+//! numbers: how many requests are being answered, and when bytes last came.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// How long a connection may keep us waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For the rest of a request's headers, once its first byte has come. Also for the first request's first byte.
+    pub(crate) headers: Duration,
+    /// For the next request. Longer than the idle timeout of any balancer in front (an ALB's is 60 s), or the balancer sends
+    /// into a connection that is being closed and answers 502.
+    pub(crate) idle: Duration,
+}
+
+/// What is known of a connection, shared between its reads, its requests and its watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    born: Instant,
+    /// Requests being answered.
+    answering: AtomicU32,
+    /// Whether there ever was one.
+    asked: AtomicBool,
+    /// Milliseconds after birth at which the current request's first byte came; 0 between requests.
+    asking_since: AtomicU64,
+    /// Milliseconds after birth at which the last answer was done.
+    quiet_since: AtomicU64,
+}
+
+/// A request being answered.
+#[derive(Debug)]
+pub(crate) struct Answering(Arc<Watch>);
+
+/// A TCP stream that notes when a request begins to come in.
+pub(crate) struct Watched {
+    stream: TcpStream,
+    watch: Arc<Watch>,
+}
+
+impl Watch {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            born: Instant::now(),
+            answering: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
+            asking_since: AtomicU64::new(1),
+            quiet_since: AtomicU64::new(0),
+        })
+    }
+
+    /// The headers are complete: the request is being answered until the guard is dropped.
+    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
+        self.answering.fetch_add(1, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
+        self.asking_since.store(0, Ordering::Relaxed);
+        Answering(self.clone())
+    }
+
+    /// Whether a request has ever come in whole.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection has used up our patience.
+    pub(crate) fn is_over(&self, patience: &Patience) -> bool {
+        if self.answering.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        let since = |millis: u64| self.now().saturating_sub(millis);
+        match self.asking_since.load(Ordering::Relaxed) {
+            0 => since(self.quiet_since.load(Ordering::Relaxed)) > millis(patience.idle),
+            asking => since(asking) > millis(patience.headers),
+        }
+    }
+
+    fn heard(&self) {
+        if self.answering.load(Ordering::Relaxed) == 0 && self.asking_since.load(Ordering::Relaxed) == 0 {
+            self.asking_since.store(self.now().max(1), Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.born.elapsed())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if self.0.answering.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Watched {
+    pub(crate) fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+        Self { stream, watch }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.watch.heard();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patience(headers: u64, idle: u64) -> Patience {
+        Patience { headers: Duration::from_millis(headers), idle: Duration::from_millis(idle) }
+    }
+
+    fn passed(watch: &Watch, millis: u64) {
+        while watch.now() < millis {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn slow_headers_end_a_connection_and_a_slow_answer_does_not() {
+        let watch = Watch::new();
+        passed(&watch, 5);
+        assert!(watch.is_over(&patience(1, 1000)), "the first request's headers never came");
+        let answering = watch.answering();
+        assert!(!watch.is_over(&patience(0, 0)), "it is our turn");
+        drop(answering);
+        assert!(!watch.is_over(&patience(0, 1000)), "idle is not slow");
+        passed(&watch, 10);
+        assert!(watch.is_over(&patience(1000, 1)), "idle for too long");
+        watch.heard();
+        assert!(!watch.is_over(&patience(1000, 0)), "a request is coming in");
+    }
+}

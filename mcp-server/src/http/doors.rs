@@ -1,0 +1,154 @@
+//! The doors other than `/mcp`: what probes, operators and smoke tests ask.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bg_runtime::{
+    Database, Lifecycle, Release,
+    lifecycle::{Checks, Role, Stage},
+};
+use serde_json::{Value, json};
+
+use crate::{sessions::Sessions, telemetry::Telemetry};
+
+/// How long `/health/database` waits for a connection and an answer.
+const DATABASE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What the doors speak of.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    pub(crate) release: Release,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) checks: Checks,
+    pub(crate) database: Option<Database>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) telemetry: Arc<Telemetry>,
+}
+
+/// The public doors.
+pub(crate) fn public(doors: Doors) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/health/database", get(database))
+        .with_state(doors)
+}
+
+/// The operations doors. Never public.
+pub(crate) fn operations(doors: Doors) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/release", get(release))
+        .route("/drainage", get(drainage))
+        .route("/leave", post(leave).get(leave))
+        .route("/role/{role}", post(role))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .with_state(doors)
+}
+
+/// Liveness: 200 for as long as the process can answer at all. What it lacks it says in the body, because killing it would
+/// not bring the database back.
+async fn health(State(doors): State<Doors>) -> Json<Value> {
+    let findings = doors.checks.findings().await;
+    let well = |name: &str| findings.iter().all(|finding| &*finding.name != name || finding.problem.is_none());
+    let healthy = findings.iter().all(|finding| finding.problem.is_none());
+    let status = doors.lifecycle.status();
+    let mut body = json!({
+        "status": if healthy { "healthy" } else { "degraded" },
+        "release": doors.release,
+        "stage": status.stage,
+        "role": status.role,
+        "uptimeSeconds": doors.lifecycle.born().elapsed().as_secs(),
+        "checks": *findings,
+    });
+    if doors.database.is_some() {
+        body["database"] = if well("database") { "connected" } else { "disconnected" }.into();
+    }
+    Json(body)
+}
+
+/// Readiness: 200 from the moment everything was reached once until the process leaves.
+async fn ready(State(doors): State<Doors>) -> Response {
+    let status = doors.lifecycle.status();
+    let ready = status.stage == Stage::Serving;
+    let mut body = json!({ "ready": ready, "stage": status.stage, "role": status.role, "release": doors.release });
+    if status.stage == Stage::Starting {
+        let findings = doors.checks.findings().await;
+        body["waitingFor"] = json!(findings.iter().filter(|finding| finding.problem.is_some()).collect::<Vec<_>>());
+    }
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()
+}
+
+async fn database(State(doors): State<Doors>) -> Response {
+    let Some(database) = &doors.database else {
+        return (StatusCode::NOT_FOUND, Json(json!({ "error": "this server has no database" }))).into_response();
+    };
+    let checked = database.check(DATABASE_DEADLINE).await;
+    let pool = database.status();
+    let mut body = json!({
+        "poolSize": pool.pool_size,
+        "openConnections": pool.open,
+        "idleConnections": pool.idle,
+        "waitingClients": pool.waiting,
+        "release": doors.release,
+    });
+    let status = match checked {
+        Ok(latency) => {
+            body["status"] = "connected".into();
+            body["latencyMs"] = (latency.as_secs_f64() * 1e3).into();
+            StatusCode::OK
+        }
+        Err(failure) => {
+            body["status"] = "disconnected".into();
+            body["problem"] = failure.to_string().into();
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(doors): State<Doors>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], doors.telemetry.prometheus()).into_response()
+}
+
+async fn release(State(doors): State<Doors>) -> Json<Value> {
+    Json(json!(doors.release))
+}
+
+/// What a rollout must know before it retires this process.
+async fn drainage(State(doors): State<Doors>) -> Json<Value> {
+    let status = doors.lifecycle.status();
+    Json(json!({
+        "release": doors.release,
+        "stage": status.stage,
+        "role": status.role,
+        "calls": status.calls,
+        "streams": status.streams,
+        "sessions": doors.sessions.count(),
+        "drained": status.is_idle() && doors.sessions.count() == 0,
+    }))
+}
+
+/// Begins to leave, for a preStop hook that comes before SIGTERM. Answers at once; asking twice is asking once.
+async fn leave(State(doors): State<Doors>) -> Json<Value> {
+    let _ = doors.lifecycle.advance(Stage::Leaving, "asked at /leave");
+    Json(json!({ "stage": doors.lifecycle.status().stage }))
+}
+
+/// The rollout's hint.
+async fn role(State(doors): State<Doors>, Path(word): Path<String>) -> Response {
+    match word.parse::<Role>() {
+        Ok(role) => {
+            doors.lifecycle.set_role(role);
+            Json(json!({ "role": role })).into_response()
+        }
+        Err(unknown) => (StatusCode::BAD_REQUEST, Json(json!({ "error": unknown.to_string() }))).into_response(),
+    }
+}

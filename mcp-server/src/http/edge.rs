@@ -1,0 +1,103 @@
+//! What is done around every answer: let it in, name the release, give connections up, hold the admission until the last
+//! byte. `/mcp` is answered from here directly unless the application put layers around its doors.
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body};
+use bg_runtime::{
+    Lifecycle, Release,
+    lifecycle::{Status, Work},
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use tower::ServiceExt;
+
+use super::{
+    body::{Held, Payload, json},
+    connection::Answering,
+    listener::Answer,
+};
+use crate::mcp::{
+    door::{Door, is_stream},
+    envelope,
+};
+
+/// The color that answered.
+pub(crate) const COLOR: HeaderName = HeaderName::from_static("release-color");
+/// The build that answered: `version+commit`.
+pub(crate) const BUILD: HeaderName = HeaderName::from_static("release-build");
+
+/// The public side of a process.
+pub(crate) struct Edge {
+    lifecycle: Lifecycle,
+    color: HeaderValue,
+    build: HeaderValue,
+    /// Set when no layer stands between a request and `/mcp`.
+    door: Option<Arc<Door>>,
+    router: Router,
+}
+
+impl Edge {
+    pub(crate) fn new(lifecycle: Lifecycle, release: &Release, door: Option<Arc<Door>>, router: Router) -> Self {
+        let build = format!("{}+{}", release.version, release.commit);
+        Self {
+            lifecycle,
+            color: HeaderValue::from_static(release.color.as_str()),
+            build: HeaderValue::try_from(build).expect("a release is checked to fit into a header"),
+            door,
+            router,
+        }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Response<Payload> {
+        if let Some(door) = &self.door
+            && request.uri().path() == "/mcp"
+        {
+            return door.answer(request).await;
+        }
+        match self.router.clone().oneshot(request.map(Body::new)).await {
+            Ok(answer) => answer.map(Payload::Body),
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl Answer for Edge {
+    type Body = Held;
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
+        let one = request.version() < Version::HTTP_2;
+        let is_get = request.method() == Method::GET;
+        let (answer, admission) = match self.lifecycle.admit(Work::Call) {
+            Ok(admission) => (self.route(request).await, Some(admission)),
+            Err(_) => (stopped(), None),
+        };
+        let sheds = self.lifecycle.status().sheds();
+        let (mut head, payload) = answer.into_parts();
+        head.headers.insert(COLOR, self.color.clone());
+        head.headers.insert(BUILD, self.build.clone());
+        if sheds && one {
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let body = match admission {
+            Some(mut admission) if is_get && is_stream(&head.headers) => {
+                admission.become_stream();
+                let lifecycle = self.lifecycle.clone();
+                Held::until(payload, (Some(admission), answering), async move {
+                    lifecycle.wait_for(Status::sheds).await;
+                })
+            }
+            admission => Held::new(payload, (admission, answering)),
+        };
+        Response::from_parts(head, body)
+    }
+}
+
+fn stopped() -> Response<Payload> {
+    let body: Bytes =
+        envelope::error(None, envelope::INTERNAL_ERROR, "the server has stopped; try again", Some(r#"{"retryable":true}"#));
+    let mut answer = json(StatusCode::SERVICE_UNAVAILABLE, body);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}

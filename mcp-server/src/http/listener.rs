@@ -1,0 +1,148 @@
+//! Accepting connections, and stopping without losing one.
+//!
+//! When the process drains, what already sits in the listener's backlog is still taken and answered: its clients have been
+//! told that they are connected. Only then is the port closed.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bg_runtime::{Lifecycle, lifecycle::Stage};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+
+use super::connection::{Answering, Patience, Watch, Watched};
+
+/// How often a connection's patience is looked at.
+const TICK: Duration = Duration::from_secs(2);
+
+/// The same once the process drains, and the patience that is left then: a request on its way has a second to arrive.
+const LAST_TICK: Duration = Duration::from_millis(100);
+const LAST_PATIENCE: Patience = Patience { headers: Duration::from_secs(1), idle: Duration::from_secs(1) };
+
+/// Requests and answers of any size fit in this many HTTP/2 streams a connection; the rest waits at the client.
+const STREAMS_PER_CONNECTION: u32 = 256;
+
+/// Answers one request.
+pub(crate) trait Answer: Send + Sync + 'static {
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        answering: Answering,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// A port that is open.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Opens a port. Port 0 takes a free one.
+    pub(crate) async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpListener::bind(address).await?;
+        Ok(Self { address: socket.local_addr()?, socket })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The bare socket, for a server without a drain of its own.
+    pub(crate) fn into_socket(self) -> TcpListener {
+        self.socket
+    }
+
+    /// Accepts until the process drains, and comes back when every connection is closed.
+    pub(crate) async fn serve<A: Answer>(self, answer: Arc<A>, lifecycle: Lifecycle, patience: Patience) {
+        let connections = TaskTracker::new();
+        let draining = lifecycle.wait_for(|status| status.stage >= Stage::Draining);
+        tokio::pin!(draining);
+        loop {
+            tokio::select! {
+                biased;
+                accepted = self.socket.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(stream, answer.clone(), lifecycle.clone(), patience));
+                    }
+                    Err(failure) => pause_after(&failure).await,
+                },
+                _ = &mut draining => break,
+            }
+        }
+        while let Some(Ok((stream, _))) = self.socket.accept().now_or_never() {
+            connections.spawn(connection(stream, answer.clone(), lifecycle.clone(), patience));
+        }
+        drop(self.socket);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+/// Out of file descriptors is no reason to spin; a connection that failed before it was accepted is none to wait.
+async fn pause_after(failure: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if !matches!(failure.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        tracing::error!(error = %failure, "cannot accept connections: {failure}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn connection<A: Answer>(stream: TcpStream, answer: Arc<A>, lifecycle: Lifecycle, patience: Patience) {
+    // Without this the last chunk of a stream waits 40 ms for a delayed acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let watch = Watch::new();
+    let service = hyper::service::service_fn({
+        let watch = watch.clone();
+        move |request| {
+            let answering = watch.answering();
+            let answer = answer.clone();
+            async move { Ok::<_, Infallible>(answer.answer(request, answering).await) }
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).pipeline_flush(true);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_PER_CONNECTION);
+    let serving = builder.serve_connection(TokioIo::new(Watched::new(stream, watch.clone())), service);
+    tokio::pin!(serving);
+    let going = lifecycle.wait_for(|status| status.stage >= Stage::Draining);
+    tokio::pin!(going);
+    let mut tick = tokio::time::interval(TICK);
+    let (mut going_away, mut told) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            served = &mut serving => {
+                if let Err(failure) = served {
+                    tracing::debug!(error = %failure, "connection ended: {failure}");
+                }
+                return;
+            }
+            _ = &mut going, if !going_away => {
+                going_away = true;
+                tick = tokio::time::interval(LAST_TICK);
+            }
+            _ = tick.tick() => {
+                if watch.is_over(if going_away { &LAST_PATIENCE } else { &patience }) {
+                    return;
+                }
+            }
+        }
+        // HTTP/1.1: closes now when idle, after the answer otherwise. HTTP/2: GOAWAY, then the streams end. Not before the
+        // first request: a connection out of the backlog has not been read yet, and would be closed with its request unread.
+        if going_away && !told && watch.has_asked() {
+            told = true;
+            serving.as_mut().graceful_shutdown();
+        }
+    }
+}

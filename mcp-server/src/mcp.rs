@@ -1,0 +1,215 @@
+//! The protocol. One [`Server`] knows the application; two paths speak for it: [`lean`] answers the stateless JSON case
+//! straight from the bytes, and [`protocol`] is rmcp's handler for everything else. rmcp is the authority: whatever the lean
+//! path does not fully recognize goes there, errors included, so the two cannot disagree about the rules.
+
+pub(crate) mod door;
+pub(crate) mod envelope;
+pub(crate) mod lean;
+pub(crate) mod protocol;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bg_runtime::{Lifecycle, Release};
+use rmcp::model::{
+    Implementation, JsonObject, ListToolsResult, ProtocolVersion, ServerCapabilities, ServerConfig, ToolsCapability,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    extract::{Call, Rejection},
+    prompt::Prompt,
+    reply::Writer,
+    resource::{Resource, ResourceTemplate},
+    sessions::Sessions,
+    telemetry::metrics::{Metrics, Operation},
+    tool::{Description, Running, Tool},
+};
+
+/// How long a client may go by what it was told of tools and resources. Short against the hours that hosts cache anyway,
+/// long against the minutes of a switch.
+const CACHE_TTL: Duration = Duration::from_secs(300);
+
+/// The `_meta` key under which 2026-07-28 wants the server named in every result.
+const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+
+/// Everything that answering needs, put together once at start.
+pub(crate) struct Server {
+    pub(crate) release: Release,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) call_timeout: Duration,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) config: ServerConfig,
+    pub(crate) routes: HashMap<String, Route>,
+    /// In the order of their names, so that `tools/list` never changes without a change.
+    pub(crate) tools: Vec<rmcp::model::Tool>,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) templates: Vec<ResourceTemplate>,
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) encoded: Encoded,
+    pub(crate) operations: Operations,
+}
+
+/// One tool, ready to be called.
+pub(crate) struct Route {
+    pub(crate) needs_peer: bool,
+    pub(crate) run: Box<dyn Fn(&Call<'_>, Writer) -> Result<Running, (Rejection, Writer)> + Send + Sync>,
+    pub(crate) operation: Operation,
+}
+
+/// The methods the lean path measures without a look-up.
+pub(crate) struct Operations {
+    pub(crate) initialize: Operation,
+    pub(crate) discover: Operation,
+    pub(crate) list: Operation,
+    pub(crate) ping: Operation,
+    pub(crate) other: Operation,
+}
+
+/// Answers that never change, encoded once: the `result` as JSON, for the older revisions and for 2026-07-28.
+pub(crate) struct Encoded {
+    pub(crate) tools: String,
+    pub(crate) tools_2026: String,
+    pub(crate) discover: String,
+    /// Without its opening brace and protocol version.
+    pub(crate) initialize: String,
+    /// Members of `_meta` that 2026-07-28 wants in every result.
+    pub(crate) meta_2026: &'static [u8],
+}
+
+/// What an application brought, before it is put together.
+pub(crate) struct Parts<S> {
+    pub(crate) name: String,
+    pub(crate) title: Option<String>,
+    pub(crate) instructions: Option<String>,
+    pub(crate) release: Release,
+    pub(crate) state: S,
+    pub(crate) tools: Vec<Tool<S>>,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) templates: Vec<ResourceTemplate>,
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) logging: bool,
+    pub(crate) subscriptions: bool,
+}
+
+impl Server {
+    pub(crate) fn new<S: Clone + Send + Sync + 'static>(
+        parts: Parts<S>,
+        lifecycle: Lifecycle,
+        sessions: Arc<Sessions>,
+        call_timeout: Duration,
+        metrics: &Metrics,
+    ) -> Self {
+        let config = config(&parts);
+        let mut descriptions: Vec<&Description> = parts.tools.iter().map(|tool| &tool.description).collect();
+        descriptions.sort_by(|a, b| a.name.cmp(&b.name));
+        let tools: Vec<_> = descriptions.into_iter().map(Description::to_tool).collect();
+        let encoded = Encoded::new(&config, &tools);
+        let operations = Operations {
+            initialize: metrics.operation("initialize", None),
+            discover: metrics.operation("server/discover", None),
+            list: metrics.operation("tools/list", None),
+            ping: metrics.operation("ping", None),
+            other: metrics.operation("_other", None),
+        };
+        let state = parts.state;
+        let routes = parts
+            .tools
+            .into_iter()
+            .map(|tool| {
+                let (state, run) = (state.clone(), tool.run);
+                let route = Route {
+                    needs_peer: tool.description.needs_peer,
+                    run: Box::new(move |call, writer| run.run(call, &state, writer)),
+                    operation: metrics.operation("tools/call", Some(&tool.description.name)),
+                };
+                (tool.description.name, route)
+            })
+            .collect();
+        Self {
+            release: parts.release,
+            lifecycle,
+            call_timeout,
+            sessions,
+            config,
+            routes,
+            tools,
+            resources: parts.resources,
+            templates: parts.templates,
+            prompts: parts.prompts,
+            encoded,
+            operations,
+        }
+    }
+
+    /// What `tools/list` answers, as rmcp's type.
+    pub(crate) fn list_tools(&self) -> ListToolsResult {
+        let mut result = ListToolsResult::with_all_items(self.tools.clone());
+        result.ttl_ms = Some(cache_ttl_ms());
+        result.cache_scope = Some(rmcp::model::CacheScope::Public);
+        result.meta = Some(server_meta(&self.config.server_info));
+        result
+    }
+}
+
+fn config<S>(parts: &Parts<S>) -> ServerConfig {
+    let mut info = Implementation::new(parts.name.clone(), &*parts.release.version);
+    info.title.clone_from(&parts.title);
+    let mut capabilities = ServerCapabilities::default();
+    capabilities.tools = (!parts.tools.is_empty()).then(ToolsCapability::default);
+    if !parts.resources.is_empty() || !parts.templates.is_empty() {
+        let resources = capabilities.resources.get_or_insert_default();
+        resources.subscribe = parts.subscriptions.then_some(true);
+    }
+    capabilities.prompts = (!parts.prompts.is_empty()).then(Default::default);
+    capabilities.completions = parts.prompts.iter().any(|prompt| prompt.complete.is_some()).then(JsonObject::new);
+    capabilities.logging = parts.logging.then(JsonObject::new);
+    let mut config = ServerConfig::new(capabilities).with_server_info(info);
+    config.protocol_version = ProtocolVersion::LATEST_WITH_INITIALIZE;
+    config.instructions.clone_from(&parts.instructions);
+    config
+}
+
+impl Encoded {
+    fn new(config: &ServerConfig, tools: &[rmcp::model::Tool]) -> Self {
+        let info = json!(config.server_info);
+        let meta = json!({ SERVER_INFO: info });
+        let text = |value: Value| value.to_string();
+        let mut discover = json!({
+            "resultType": "complete",
+            "supportedVersions": ProtocolVersion::KNOWN_VERSIONS,
+            "capabilities": config.capabilities,
+            "ttlMs": cache_ttl_ms(),
+            "cacheScope": "public",
+            "_meta": meta,
+        });
+        let mut initialize = json!({ "capabilities": config.capabilities, "serverInfo": config.server_info });
+        if let Some(instructions) = &config.instructions {
+            discover["instructions"] = instructions.as_str().into();
+            initialize["instructions"] = instructions.as_str().into();
+        }
+        let inner = |value: &Value| {
+            let text = value.to_string();
+            text[1..text.len() - 1].to_owned()
+        };
+        Self {
+            tools: text(json!({ "tools": tools })),
+            tools_2026: text(json!({
+                "resultType": "complete", "tools": tools, "ttlMs": cache_ttl_ms(), "cacheScope": "public", "_meta": meta,
+            })),
+            discover: text(discover),
+            initialize: inner(&initialize),
+            // Once per application, and an application lives as long as its process.
+            meta_2026: Box::leak(inner(&meta).into_bytes().into_boxed_slice()),
+        }
+    }
+}
+
+pub(crate) fn cache_ttl_ms() -> u64 {
+    CACHE_TTL.as_secs() * 1000
+}
+
+pub(crate) fn server_meta(info: &Implementation) -> rmcp::model::MetaObject {
+    let mut meta = JsonObject::new();
+    meta.insert(SERVER_INFO.to_owned(), json!(info));
+    rmcp::model::MetaObject(meta)
+}

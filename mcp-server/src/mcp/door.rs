@@ -1,0 +1,345 @@
+//! `/mcp`: every revision from 2024-11-05 to 2026-07-28 on one endpoint.
+//!
+//! The door reads the body once and asks the lean path first. What that leaves goes to one of two rmcp services: the one
+//! with sessions when the request names one, the one without otherwise. Clients that ask for less than the transport wants
+//! (curl, a smoke test) are helped into it, and get plain JSON back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Full, Limited};
+use rmcp::transport::streamable_http_server::{
+    StreamableHttpServerConfig, StreamableHttpService,
+    session::{SessionManager, local::LocalSessionManager, never::NeverSessionManager},
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Server,
+    envelope::{self, Envelope},
+    lean::{self, Lean, SESSION_ID},
+    protocol::Protocol,
+};
+use crate::http::{
+    body::{Payload, json},
+    origin::Allowed,
+};
+
+/// JSON-RPC batches were part of 2025-03-26 and before. More messages than this in one is not a client.
+const BATCH_LIMIT: usize = 64;
+
+/// How long a body may take to arrive once its headers have.
+const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The endpoint.
+pub(crate) struct Door {
+    server: Arc<Server>,
+    allowed: Arc<Allowed>,
+    body_limit: usize,
+    manager: Arc<LocalSessionManager>,
+    with_sessions: StreamableHttpService<Protocol, LocalSessionManager>,
+    without_sessions: StreamableHttpService<Protocol, NeverSessionManager>,
+}
+
+type Answer = Response<Payload>;
+
+impl Door {
+    pub(crate) fn new(server: Arc<Server>, allowed: Arc<Allowed>, body_limit: usize) -> Self {
+        let mut config = StreamableHttpServerConfig::default()
+            // Host and origin have been checked by then; see `Allowed`.
+            .disable_allowed_hosts()
+            .with_max_request_body_bytes(body_limit)
+            .with_cancellation_token(server.lifecycle.cut().clone());
+        config.session_store = Some(server.sessions.clone());
+        let stateless = config.clone().with_legacy_session_mode(false).with_json_response(true);
+        let handler = |server: &Arc<Server>| {
+            let protocol = Protocol { server: server.clone() };
+            move || Ok(protocol.clone())
+        };
+        let manager = Arc::new(LocalSessionManager::default());
+        Self {
+            with_sessions: StreamableHttpService::new(handler(&server), manager.clone(), config),
+            without_sessions: StreamableHttpService::new(handler(&server), Arc::default(), stateless),
+            manager,
+            server,
+            allowed,
+            body_limit,
+        }
+    }
+
+    /// Answers one HTTP request.
+    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        let origin = match self.allowed.check(&parts) {
+            Ok(origin) => origin,
+            Err(refusal) => return refusal,
+        };
+        let mut answer = match parts.method {
+            Method::POST => self.post(parts, body).await,
+            Method::GET | Method::DELETE => self.stream_or_end(parts).await,
+            Method::OPTIONS => crate::http::origin::preflight(),
+            _ => {
+                let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, error(None, envelope::INVALID_REQUEST, "use POST"));
+                answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
+                answer
+            }
+        };
+        if let Some(origin) = origin {
+            crate::http::origin::share(answer.headers_mut(), origin);
+        }
+        answer
+    }
+
+    async fn post<B>(&self, parts: Parts, body: B) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if !says_json(&parts.headers) {
+            let words = "send the JSON-RPC message as Content-Type: application/json";
+            return json(StatusCode::UNSUPPORTED_MEDIA_TYPE, error(None, envelope::INVALID_REQUEST, words));
+        }
+        let body = match self.read(&parts.headers, body).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
+        };
+        if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+            return self.batch(parts, &body).await;
+        }
+        self.message(parts, body).await
+    }
+
+    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Answer>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let too_large = || {
+            let words = format!("the body is larger than {} bytes", self.body_limit);
+            json(StatusCode::PAYLOAD_TOO_LARGE, error(None, envelope::INVALID_REQUEST, &words))
+        };
+        let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if announced.is_some_and(|length| length > self.body_limit) {
+            return Err(too_large());
+        }
+        match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, self.body_limit).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(failure)) if failure.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(json(StatusCode::BAD_REQUEST, error(None, envelope::PARSE_ERROR, "the body ended early"))),
+            Err(_) => {
+                Err(json(StatusCode::REQUEST_TIMEOUT, error(None, envelope::PARSE_ERROR, "the body did not arrive in time")))
+            }
+        }
+    }
+
+    /// One message of a body that held one.
+    async fn message(&self, parts: Parts, body: Bytes) -> Answer {
+        let envelope = match Envelope::read(&body) {
+            Ok(envelope) => envelope,
+            Err(malformed) => return json(StatusCode::BAD_REQUEST, error(None, malformed.code, &malformed.message)),
+        };
+        match lean::answer(&self.server, &parts.headers, &envelope).await {
+            Lean::Answer { status, body, session } => {
+                let mut answer = json(status, body);
+                if let Some(session) = session {
+                    let mut text = uuid::Uuid::encode_buffer();
+                    let value =
+                        HeaderValue::from_str(session.hyphenated().encode_lower(&mut text)).expect("a UUID is a header value");
+                    answer.headers_mut().insert(SESSION_ID, value);
+                }
+                answer
+            }
+            Lean::Elsewhere => self.elsewhere(parts, &body, &envelope).await,
+        }
+    }
+
+    /// What the lean path left.
+    async fn elsewhere(&self, mut parts: Parts, body: &Bytes, envelope: &Envelope<'_>) -> Answer {
+        let id = envelope.id.map(RawValue::get);
+        let stateless = parts.headers.get(lean::PROTOCOL_VERSION).is_some_and(|version| version.as_bytes() >= &b"2026"[..]);
+        let in_session = parts.headers.contains_key(SESSION_ID) && !stateless;
+        if in_session {
+            if let Some(Lean::Answer { status, body, .. }) =
+                lean::unknown_session(&self.server, &parts.headers, id.unwrap_or("null"))
+            {
+                return json(status, body);
+            }
+            // A session without a service has nothing that a notification could reach, and gets none built for it.
+            if id.is_none() && envelope.method.is_some() && !self.is_served(&parts.headers).await {
+                return accepted();
+            }
+        } else if id.is_none() && envelope.method.is_some() {
+            return accepted();
+        }
+        let wants_stream = names(&parts.headers, "text/event-stream");
+        parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let request = Request::from_parts(parts, Full::new(body.clone()));
+        let method = envelope.method.as_deref().unwrap_or("response");
+        let started = std::time::Instant::now();
+        let answer =
+            if in_session { self.with_sessions.handle(request).await } else { self.without_sessions.handle(request).await };
+        if method != "tools/call" && id.is_some() {
+            self.server.operations.other.record(started.elapsed(), crate::telemetry::metrics::Outcome::Ok);
+        }
+        let status = answer.status();
+        if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            // rmcp's word for JSON that is no MCP message of the method it names.
+            let words = format!("the parameters of `{method}` are not valid");
+            return json(StatusCode::BAD_REQUEST, error(id, envelope::INVALID_PARAMS, &words));
+        }
+        let answer = answer.map(|body| Payload::Body(axum::body::Body::new(body)));
+        match id {
+            Some(id) if !wants_stream && is_stream(answer.headers()) => without_stream(answer, id).await,
+            _ => answer,
+        }
+    }
+
+    /// Whether rmcp has a service running for the session that the request names.
+    async fn is_served(&self, headers: &HeaderMap) -> bool {
+        let Some(session) = headers.get(SESSION_ID).and_then(|session| session.to_str().ok()) else { return false };
+        matches!(self.manager.has_session(&session.to_owned().into()).await, Ok(true))
+    }
+
+    /// GET opens a session's own stream, DELETE ends the session. Both are of older revisions.
+    async fn stream_or_end(&self, parts: Parts) -> Answer {
+        let named = parts.headers.contains_key(SESSION_ID);
+        if named && let Some(Lean::Answer { status, body, .. }) = lean::unknown_session(&self.server, &parts.headers, "null") {
+            return json(status, body);
+        }
+        let service_needed = parts.method == Method::GET || !named || self.is_served(&parts.headers).await;
+        if !service_needed {
+            if let Some(session) = parts.headers.get(SESSION_ID).and_then(|session| session.to_str().ok()) {
+                self.server.sessions.close(session);
+            }
+            return accepted();
+        }
+        let answer = self.with_sessions.handle(Request::from_parts(parts, Full::<Bytes>::default())).await;
+        answer.map(|body| Payload::Body(axum::body::Body::new(body)))
+    }
+
+    /// Several messages in one body: each answered as if it had come alone, the answers in one array.
+    async fn batch(&self, parts: Parts, body: &Bytes) -> Answer {
+        let refuse = |code, words: &str| json(StatusCode::BAD_REQUEST, error(None, code, words));
+        let version = parts.headers.get(lean::PROTOCOL_VERSION).map(HeaderValue::as_bytes);
+        if version.is_some_and(|version| version > b"2025-03-26".as_slice()) {
+            return refuse(
+                envelope::INVALID_REQUEST,
+                "JSON-RPC batches ended with revision 2025-03-26; send one message at a time",
+            );
+        }
+        let messages: Vec<&RawValue> = match serde_json::from_slice(body) {
+            Ok(messages) => messages,
+            Err(failure) => return refuse(envelope::PARSE_ERROR, &format!("not JSON: {failure}")),
+        };
+        if messages.is_empty() || messages.len() > BATCH_LIMIT {
+            return refuse(envelope::INVALID_REQUEST, &format!("a batch holds 1 to {BATCH_LIMIT} messages"));
+        }
+        let mut out = vec![b'['];
+        for message in messages {
+            let mut parts = parts.clone();
+            parts.headers.remove(header::ACCEPT);
+            let answer = self.message(parts, Bytes::copy_from_slice(message.get().as_bytes())).await;
+            let body = match answer.into_body() {
+                Payload::Bytes(body) => body,
+                Payload::Body(body) => axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default(),
+            };
+            if !body.is_empty() {
+                if out.len() > 1 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&body);
+            }
+        }
+        if out.len() == 1 {
+            return accepted();
+        }
+        out.push(b']');
+        json(StatusCode::OK, out.into())
+    }
+}
+
+fn error(id: Option<&str>, code: i32, words: &str) -> Bytes {
+    envelope::error(id, code, words, None)
+}
+
+fn accepted() -> Answer {
+    let mut answer = Response::new(Payload::Bytes(Bytes::new()));
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    answer
+}
+
+/// A missing content type is taken for JSON; another one is a form or a file, and perhaps a browser that was tricked.
+fn says_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return true };
+    kind == "application/json"
+        || kind
+            .to_str()
+            .is_ok_and(|kind| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn names(headers: &HeaderMap, media_type: &str) -> bool {
+    let named = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains(media_type));
+    headers.get_all(header::ACCEPT).iter().any(named)
+}
+
+pub(crate) fn is_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// The one answer out of a stream, for a client that did not ask for a stream. What came before it is dropped: progress
+/// and log lines, which such a client has no use for.
+async fn without_stream(answer: Answer, id: &str) -> Answer {
+    let Payload::Body(mut body) = answer.into_body() else { unreachable!("a stream is no finished body") };
+    let mut seen = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(data) = frame.data_ref() else { continue };
+        seen.extend_from_slice(data);
+        while let Some(end) = memchr::memmem::find(&seen, b"\n\n") {
+            let event: Vec<u8> = seen.drain(..end + 2).collect();
+            if let Some(message) = answer_in(&event, id) {
+                return json(StatusCode::OK, message);
+            }
+        }
+    }
+    json(
+        StatusCode::OK,
+        envelope::error(Some(id), envelope::INTERNAL_ERROR, "the server is going away; try again", Some(r#"{"retryable":true}"#)),
+    )
+}
+
+fn answer_in(event: &[u8], id: &str) -> Option<Bytes> {
+    let data = event.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data:")).collect::<Vec<_>>().concat();
+    let envelope = Envelope::read(data.trim_ascii()).ok()?;
+    (envelope.method.is_none() && envelope.id.is_some_and(|answered| answered.get() == id))
+        .then(|| Bytes::copy_from_slice(data.trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_found_among_notifications() {
+        assert_eq!(answer_in(b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n", "1"), None);
+        assert_eq!(answer_in(b"data: {\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}\n", "1"), None);
+        assert_eq!(
+            answer_in(b"id: 1/2\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n", "1").unwrap(),
+            "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}"
+        );
+    }
+
+    #[test]
+    fn forms_and_files_are_no_json() {
+        let says =
+            |kind: &'static str| says_json(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]));
+        assert!(says_json(&HeaderMap::new()));
+        assert!(says("application/json") && says("Application/JSON; charset=utf-8"));
+        assert!(!says("text/plain") && !says("application/x-www-form-urlencoded") && !says("multipart/form-data"));
+    }
+}

@@ -1,0 +1,340 @@
+//! The lean path: a stateless JSON answer straight from the bytes of the request, for what clients ask all day.
+//!
+//! It answers only what it fully recognizes, and has no effect before it has recognized it. Everything else is
+//! [`Lean::Elsewhere`]: rmcp answers it, with rmcp's rules and words.
+
+use std::{borrow::Cow, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode};
+use rmcp::model::{InitializeRequestParams, ProtocolVersion};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{
+    Route, Server,
+    envelope::{self, Envelope},
+};
+use crate::{
+    error::{Chain, ToolError},
+    extract::{Call, Principal},
+    reply::{Writer, Written},
+    telemetry::metrics::Outcome,
+    tool,
+};
+
+pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+pub(crate) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const NAME: HeaderName = HeaderName::from_static("mcp-name");
+
+/// What the lean path made of a request.
+#[derive(Debug)]
+pub(crate) enum Lean {
+    /// The whole answer, and the session it opened.
+    Answer { status: StatusCode, body: Bytes, session: Option<Uuid> },
+    /// Nothing was done; rmcp answers.
+    Elsewhere,
+}
+
+/// The two lives a request can be part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Era {
+    /// Up to 2025-11-25: `initialize`, and a session perhaps.
+    Handshake,
+    /// From 2026-07-28: each request says for itself who asks.
+    Stateless,
+}
+
+/// The members of `params` that any method here looks at.
+#[derive(Debug, Default, Deserialize)]
+struct Params<'a> {
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    cursor: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "inputResponses")]
+    input_responses: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "requestState")]
+    request_state: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    task: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "_meta")]
+    meta: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Meta<'a> {
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
+    version: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/clientCapabilities")]
+    capabilities: Option<&'a RawValue>,
+}
+
+/// Answers a request, if it is one the lean path recognizes.
+pub(crate) async fn answer(server: &Server, headers: &HeaderMap, envelope: &Envelope<'_>) -> Lean {
+    let (Some(id), Some(method)) = (envelope.id, envelope.method.as_deref()) else { return Lean::Elsewhere };
+    let id = id.get();
+    if method == "initialize" {
+        return initialize(server, headers, id, envelope.params);
+    }
+    if !matches!(method, "tools/call" | "tools/list" | "ping" | "server/discover") {
+        return Lean::Elsewhere;
+    }
+    let params = match envelope.params.map(|params| serde_json::from_str::<Params<'_>>(params.get())) {
+        None => Params::default(),
+        Some(Ok(params)) => params,
+        Some(Err(_)) => return Lean::Elsewhere,
+    };
+    let Some(era) = era(headers, method, &params) else { return Lean::Elsewhere };
+    if era == Era::Handshake
+        && let Some(refusal) = unknown_session(server, headers, id)
+    {
+        return refusal;
+    }
+    let started = Instant::now();
+    let (operation, result) = match (method, era) {
+        ("tools/call", _) => return call(server, era, id, &params, started).await,
+        ("tools/list", _) if params.cursor.is_some() => return Lean::Elsewhere,
+        ("tools/list", _) if server.config.capabilities.tools.is_none() => return Lean::Elsewhere,
+        ("tools/list", Era::Handshake) => (&server.operations.list, &server.encoded.tools),
+        ("tools/list", Era::Stateless) => (&server.operations.list, &server.encoded.tools_2026),
+        ("server/discover", Era::Stateless) => (&server.operations.discover, &server.encoded.discover),
+        ("ping", Era::Handshake) => {
+            server.operations.ping.record(started.elapsed(), Outcome::Ok);
+            return ok(envelope::result(id, "{}"));
+        }
+        _ => return Lean::Elsewhere,
+    };
+    let body = envelope::result(id, result);
+    operation.record(started.elapsed(), Outcome::Ok);
+    ok(body)
+}
+
+/// Which life the request is part of, when its headers and its `_meta` agree on it in every point. `None` is a question
+/// for rmcp, which knows the words for each disagreement.
+fn era(headers: &HeaderMap, method: &str, params: &Params<'_>) -> Option<Era> {
+    let header = headers.get(PROTOCOL_VERSION).map(http::HeaderValue::as_bytes);
+    let meta = match params.meta {
+        Some(meta) => serde_json::from_str::<Meta<'_>>(meta.get()).ok()?,
+        None => Meta::default(),
+    };
+    let Some(version) = meta.version else {
+        let handshake = header.is_none_or(|header| HANDSHAKE_VERSIONS.iter().any(|version| version.as_bytes() == header));
+        return handshake.then_some(Era::Handshake);
+    };
+    let stateless = version == STATELESS_VERSION
+        && header == Some(STATELESS_VERSION.as_bytes())
+        && meta.capabilities.is_some_and(|capabilities| capabilities.get().starts_with('{'))
+        && only(headers, &METHOD) == Some(method.as_bytes())
+        && match method {
+            "tools/call" => only(headers, &NAME) == params.name.as_deref().map(str::as_bytes),
+            _ => !headers.contains_key(NAME),
+        };
+    stateless.then_some(Era::Stateless)
+}
+
+const HANDSHAKE_VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
+const STATELESS_VERSION: &str = "2026-07-28";
+
+/// The value of a header that stands there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value.as_bytes())
+}
+
+/// The refusal of a request that names a session we do not have. 404 is what tells a client to initialize again.
+pub(crate) fn unknown_session(server: &Server, headers: &HeaderMap, id: &str) -> Option<Lean> {
+    let session = headers.get(SESSION_ID)?;
+    if session.to_str().is_ok_and(|session| server.sessions.touch(session)) {
+        return None;
+    }
+    let message = "session not found; initialize again";
+    let body = envelope::error(Some(id), envelope::SESSION_NOT_FOUND, message, None);
+    Some(Lean::Answer { status: StatusCode::NOT_FOUND, body, session: None })
+}
+
+/// Opens a session. It is nothing but what the client said here; see [`crate::sessions`].
+fn initialize(server: &Server, headers: &HeaderMap, id: &str, params: Option<&RawValue>) -> Lean {
+    let started = Instant::now();
+    if headers.contains_key(SESSION_ID) || headers.get(METHOD).is_some_and(|method| method != "initialize") {
+        return Lean::Elsewhere;
+    }
+    let Some(params) = params else { return Lean::Elsewhere };
+    // Read by rmcp's own type, because rmcp will read it again when it restores the session.
+    let Ok(asked) = serde_json::from_str::<InitializeRequestParams>(params.get()) else { return Lean::Elsewhere };
+    let asked = asked.protocol_version.as_str();
+    if headers.get(PROTOCOL_VERSION).is_some_and(|header| header != asked) {
+        return Lean::Elsewhere;
+    }
+    let version = HANDSHAKE_VERSIONS
+        .into_iter()
+        .find(|version| *version == asked)
+        .unwrap_or(ProtocolVersion::LATEST_WITH_INITIALIZE.as_str());
+    let mut out = envelope::begin(id, server.encoded.initialize.len() + 48);
+    out.extend_from_slice(b"{\"protocolVersion\":\"");
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(b"\",");
+    out.extend_from_slice(server.encoded.initialize.as_bytes());
+    out.extend_from_slice(b"}}");
+    let session = server.sessions.open(params.get());
+    server.operations.initialize.record(started.elapsed(), Outcome::Ok);
+    Lean::Answer { status: StatusCode::OK, body: out.into(), session: Some(session) }
+}
+
+async fn call(server: &Server, era: Era, id: &str, params: &Params<'_>, started: Instant) -> Lean {
+    // A client that answers a request for input, or wants a task, speaks to rmcp.
+    if params.input_responses.is_some() || params.request_state.is_some() || params.task.is_some() {
+        return Lean::Elsewhere;
+    }
+    let Some((name, route)) = params.name.as_deref().and_then(|name| server.routes.get_key_value(name)) else {
+        return Lean::Elsewhere;
+    };
+    let arguments = params.arguments.map_or("{}", RawValue::get);
+    if route.needs_peer || !arguments.starts_with('{') {
+        return Lean::Elsewhere;
+    }
+    let principal = Principal::anonymous();
+    let call = Call { arguments, meta: params.meta, principal: &principal, release: &server.release, peer: None };
+    let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
+    let written = run(server, name, route, &call, || Writer { out: envelope::begin(id, 2048), meta }, started).await;
+    ok(match written {
+        Ok(Written::Open { mut out, .. }) => {
+            if era == Era::Stateless {
+                out.extend_from_slice(b",\"resultType\":\"complete\"");
+            }
+            out.extend_from_slice(b"}}");
+            out.into()
+        }
+        Ok(Written::Response(_)) => unreachable!("a tool with such a result is called through rmcp"),
+        Err(failure) => envelope::error(Some(id), failure.code, failure.message, Some(failure.data())),
+    })
+}
+
+/// Why a call has no result that a tool wrote.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: i32,
+    pub(crate) message: &'static str,
+}
+
+impl Failure {
+    const INTERNAL: Self = Self { code: envelope::INTERNAL_ERROR, message: "internal error; try again" };
+    const TIMEOUT: Self = Self { code: envelope::REQUEST_TIMEOUT, message: "the tool took too long and was stopped; try again" };
+    const CUT: Self =
+        Self { code: envelope::INTERNAL_ERROR, message: "the server is going away and stopped the tool; try again" };
+
+    /// JSON for the error's `data`: what a client's retry may go by.
+    pub(crate) fn data(self) -> &'static str {
+        r#"{"retryable":true}"#
+    }
+}
+
+/// Runs a tool, on either path: arguments refused, the tool's own error, its deadline, the end of the process and a panic
+/// all become what the client may see. What went wrong on our side is logged here, once.
+pub(crate) async fn run(
+    server: &Server,
+    name: &str,
+    route: &Route,
+    call: &Call<'_>,
+    begin: impl Fn() -> Writer,
+    started: Instant,
+) -> Result<Written, Failure> {
+    if has_nul(call.arguments) {
+        route.operation.record(started.elapsed(), Outcome::ToolError);
+        return Ok(begin().plain("the arguments hold the NUL character (\\u0000), which no text here may", true));
+    }
+    let running = match (route.run)(call, begin()) {
+        Ok(running) => running,
+        Err((rejection, writer)) => {
+            route.operation.record(started.elapsed(), Outcome::ToolError);
+            return Ok(writer.plain(&rejection.0, true));
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = tokio::time::timeout(server.call_timeout, tool::guarded(running)) => outcome,
+        () = server.lifecycle.cut().cancelled() => {
+            route.operation.record(started.elapsed(), Outcome::Error("cut"));
+            return Err(Failure::CUT);
+        }
+    };
+    let elapsed = started.elapsed();
+    match outcome.map(|outcome| outcome.map_err(ToolError::split)) {
+        Ok(Ok(written)) => {
+            let is_error = matches!(written, Written::Open { is_error: true, .. });
+            route.operation.record(elapsed, if is_error { Outcome::ToolError } else { Outcome::Ok });
+            Ok(written)
+        }
+        Ok(Err(Ok(words))) => {
+            route.operation.record(elapsed, Outcome::ToolError);
+            Ok(begin().plain(&words, true))
+        }
+        Ok(Err(Err(source))) => {
+            route.operation.record(elapsed, Outcome::Error("internal"));
+            tracing::error!(tool.name = name, error = %Chain(source.as_ref()), "tool {name} failed");
+            Err(Failure::INTERNAL)
+        }
+        Err(_) => {
+            route.operation.record(elapsed, Outcome::Error("timeout"));
+            tracing::error!(tool.name = name, "tool {name} was stopped after {:?}", server.call_timeout);
+            Err(Failure::TIMEOUT)
+        }
+    }
+}
+
+/// Whether a JSON text holds an escaped NUL: the escape, after an even number of backslashes. PostgreSQL stores no NUL.
+fn has_nul(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    memchr::memmem::find_iter(bytes, b"\\u0000")
+        .any(|at| bytes[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 0)
+}
+
+fn ok(body: Bytes) -> Lean {
+    Lean::Answer { status: StatusCode::OK, body, session: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_revisions_are_those_that_rmcp_speaks() {
+        let known: Vec<_> = HANDSHAKE_VERSIONS.into_iter().chain([STATELESS_VERSION]).collect();
+        assert_eq!(known, ProtocolVersion::KNOWN_VERSIONS.iter().map(ProtocolVersion::as_str).collect::<Vec<_>>());
+        assert_eq!(HANDSHAKE_VERSIONS.last(), Some(&ProtocolVersion::LATEST_WITH_INITIALIZE.as_str()));
+    }
+
+    #[test]
+    fn only_a_real_nul_is_one() {
+        assert!(has_nul(r#"{"a":"\u0000"}"#));
+        assert!(has_nul(r#"{"a":"\\\u0000"}"#));
+        assert!(!has_nul(r#"{"a":"\\u0000"}"#));
+        assert!(!has_nul(r#"{"a":"\u0001"}"#));
+    }
+
+    #[test]
+    fn headers_and_meta_must_agree_on_the_era() {
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (HeaderName::from_static(name), http::HeaderValue::from_static(value))).collect()
+        };
+        let of = |pairs: &[(&'static str, &'static str)], params: &str| {
+            era(&headers(pairs), "tools/call", &serde_json::from_str(params).unwrap())
+        };
+        let meta = r#"{"name":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}"#;
+        let right = [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "t")];
+        assert_eq!(of(&[], r#"{"name":"t"}"#), Some(Era::Handshake));
+        assert_eq!(of(&[("mcp-protocol-version", "2025-11-25")], r#"{"name":"t"}"#), Some(Era::Handshake));
+        assert_eq!(of(&right, meta), Some(Era::Stateless));
+        assert_eq!(of(&right, r#"{"name":"t"}"#), None, "the header promises a _meta");
+        assert_eq!(of(&right[1..], meta), None, "no version header");
+        assert_eq!(of(&right[..2], meta), None, "no name header");
+        assert_eq!(of(&[right[0], right[1], ("mcp-name", "other")], meta), None);
+        assert_eq!(of(&[right[0], right[1], right[2], ("mcp-name", "u")], meta), None, "two names");
+        assert_eq!(of(&[("mcp-protocol-version", "1999-01-01")], r#"{"name":"t"}"#), None);
+    }
+}

@@ -1,0 +1,214 @@
+//! What a tool gives back, and how it becomes the `result` of a `tools/call`.
+//!
+//! A reply is written straight from its type into the answer's buffer, once: no value tree in between. Both the lean path
+//! and rmcp's get the same bytes.
+
+use std::borrow::Cow;
+
+use rmcp::model::{CallToolResponse, CallToolResult};
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{error::ToolError, tool::Description};
+
+/// A typed result: `structuredContent` for programs and widgets, `content` for the model to read.
+///
+/// The type's schema is the tool's output schema. Keep it small: hosts have been seen to drop a widget whose structured
+/// content passes about 4 KB.
+#[derive(Debug)]
+pub struct Reply<T> {
+    data: T,
+    text: Cow<'static, str>,
+    meta: Option<Box<RawValue>>,
+}
+
+impl<T: Serialize> Reply<T> {
+    /// A result with the sentence that a client without structured content shows.
+    pub fn new(data: T, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { data, text: text.into(), meta: None }
+    }
+
+    /// What only the widget sees: `_meta` of the result. It must be an object.
+    ///
+    /// # Panics
+    /// When `meta` does not serialize to an object.
+    #[must_use]
+    pub fn meta(mut self, meta: &impl Serialize) -> Self {
+        let meta = serde_json::value::to_raw_value(meta).expect("a result's _meta serializes");
+        assert!(meta.get().starts_with('{'), "a result's _meta is an object");
+        self.meta = Some(meta);
+        self
+    }
+}
+
+/// What a tool function may return.
+pub trait IntoReply: Sized {
+    /// Tells the tool's description what this type means for it, such as its output schema.
+    fn describe(_description: &mut Description) {}
+
+    /// Writes the reply.
+    ///
+    /// # Errors
+    /// What the tool itself said went wrong, or that its data cannot be serialized.
+    fn write(self, writer: Writer) -> Result<Written, ToolError>;
+}
+
+/// The answer being written, up to where the tool's result begins.
+#[derive(Debug)]
+pub struct Writer {
+    pub(crate) out: Vec<u8>,
+    /// Members that this era of the protocol wants in every result's `_meta`, without braces.
+    pub(crate) meta: &'static [u8],
+}
+
+/// A reply that has been written.
+#[derive(Debug)]
+pub enum Written {
+    /// The result object, without its closing brace: the protocol may have something to add.
+    Open {
+        /// The buffer, from the beginning of the answer.
+        out: Vec<u8>,
+        /// Whether the tool said that it failed.
+        is_error: bool,
+    },
+    /// A result in rmcp's own type: media, requests for input, tasks.
+    Response(Box<CallToolResponse>),
+}
+
+impl Writer {
+    fn reply<T: Serialize>(mut self, reply: &Reply<T>) -> Result<Written, ToolError> {
+        self.text(&reply.text);
+        self.out.extend_from_slice(b",\"structuredContent\":");
+        serde_json::to_writer(&mut self.out, &reply.data).map_err(ToolError::internal)?;
+        Ok(self.finish(false, reply.meta.as_deref()))
+    }
+
+    pub(crate) fn plain(mut self, text: &str, is_error: bool) -> Written {
+        self.text(text);
+        self.finish(is_error, None)
+    }
+
+    fn text(&mut self, text: &str) {
+        self.out.extend_from_slice(b"{\"content\":[{\"type\":\"text\",\"text\":");
+        serde_json::to_writer(&mut self.out, text).expect("text serializes into memory");
+        self.out.extend_from_slice(b"}]");
+    }
+
+    fn finish(mut self, is_error: bool, meta: Option<&RawValue>) -> Written {
+        self.out.extend_from_slice(if is_error { b",\"isError\":true" } else { b",\"isError\":false" });
+        self.out.extend_from_slice(b",\"_meta\":{");
+        self.out.extend_from_slice(self.meta);
+        // The object's own members, between its braces.
+        let members = meta.map_or("", |meta| meta.get()[1..meta.get().len() - 1].trim());
+        if !members.is_empty() {
+            if !self.meta.is_empty() {
+                self.out.push(b',');
+            }
+            self.out.extend_from_slice(members.as_bytes());
+        }
+        self.out.push(b'}');
+        Written::Open { out: self.out, is_error }
+    }
+}
+
+impl<T: Serialize + JsonSchema> IntoReply for Reply<T> {
+    fn describe(description: &mut Description) {
+        description.output = Some(schema::<T>(SchemaSettings::draft2020_12().for_serialize()));
+    }
+
+    fn write(self, writer: Writer) -> Result<Written, ToolError> {
+        writer.reply(&self)
+    }
+}
+
+impl IntoReply for String {
+    fn write(self, writer: Writer) -> Result<Written, ToolError> {
+        Ok(writer.plain(&self, false))
+    }
+}
+
+impl IntoReply for &'static str {
+    fn write(self, writer: Writer) -> Result<Written, ToolError> {
+        Ok(writer.plain(self, false))
+    }
+}
+
+impl IntoReply for CallToolResult {
+    fn describe(description: &mut Description) {
+        description.needs_peer = true;
+    }
+
+    fn write(self, _writer: Writer) -> Result<Written, ToolError> {
+        Ok(Written::Response(Box::new(self.into())))
+    }
+}
+
+impl IntoReply for CallToolResponse {
+    fn describe(description: &mut Description) {
+        description.needs_peer = true;
+    }
+
+    fn write(self, _writer: Writer) -> Result<Written, ToolError> {
+        Ok(Written::Response(Box::new(self)))
+    }
+}
+
+impl<R: IntoReply, E: Into<ToolError>> IntoReply for Result<R, E> {
+    fn describe(description: &mut Description) {
+        R::describe(description);
+    }
+
+    fn write(self, writer: Writer) -> Result<Written, ToolError> {
+        self.map_err(Into::into)?.write(writer)
+    }
+}
+
+/// The schema of a type, as MCP wants it: an object that stands alone, without the type's Rust name.
+pub(crate) fn schema<T: JsonSchema>(settings: SchemaSettings) -> rmcp::model::JsonObject {
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    schema.remove("title");
+    match serde_json::Value::from(schema) {
+        serde_json::Value::Object(object) => object,
+        _ => rmcp::model::JsonObject::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn written(reply: impl IntoReply, meta: &'static [u8]) -> Value {
+        match reply.write(Writer { out: Vec::new(), meta }).unwrap() {
+            Written::Open { mut out, .. } => {
+                out.push(b'}');
+                serde_json::from_slice(&out).unwrap()
+            }
+            Written::Response(response) => panic!("{response:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reply_carries_text_data_and_meta() {
+        let reply = || Reply::new(json!({"n": 1}), "one \"thing\"");
+        let expected = |meta: Value| json!({"content": [{"type": "text", "text": "one \"thing\""}], "structuredContent": {"n": 1}, "isError": false, "_meta": meta});
+        assert_eq!(written(reply(), b""), expected(json!({})));
+        assert_eq!(written(reply(), b"\"s\":1"), expected(json!({"s": 1})));
+        assert_eq!(written(reply().meta(&json!({"w": {"x": {}}})), b""), expected(json!({"w": {"x": {}}})));
+        assert_eq!(written(reply().meta(&json!({"w": 2})), b"\"s\":1"), expected(json!({"s": 1, "w": 2})));
+        assert_eq!(written(reply().meta(&json!({})), b"\"s\":1"), expected(json!({"s": 1})));
+    }
+
+    #[test]
+    fn an_error_never_has_structured_content() {
+        let Written::Open { mut out, is_error } = (Writer { out: Vec::new(), meta: b"" }).plain("no", true) else { panic!() };
+        out.push(b'}');
+        assert!(is_error);
+        assert_eq!(
+            serde_json::from_slice::<Value>(&out).unwrap(),
+            json!({"content": [{"type": "text", "text": "no"}], "isError": true, "_meta": {}})
+        );
+    }
+}
