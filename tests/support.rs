@@ -1,1 +1,10 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: real processes, and real clients to speak to them.
+
+#[path = "support/http.rs"]
+pub mod http;
+#[path = "support/node.rs"]
+pub mod node;
+#[path = "support/postgres.rs"]
+pub mod postgres;
+#[path = "support/server.rs"]
+pub mod server;

@@ -66,6 +66,7 @@ pub struct App<S> {
 
 /// An application that is running.
 pub struct Running {
+    door: Arc<Door>,
     address: SocketAddr,
     operations: SocketAddr,
     lifecycle: Lifecycle,
@@ -293,7 +294,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             telemetry: Arc::new(telemetry.clone()),
         };
         let direct = self.layers.is_empty().then(|| door.clone());
-        let router = self.layers.into_iter().fold(router(doors.clone(), door).merge(self.routes), |router, layer| layer(router));
+        let router = self.layers.into_iter().fold(router(doors.clone(), door.clone()).merge(self.routes), |router, layer| layer(router));
 
         let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout };
         let (address, operations_address) = (public.address(), operations.address());
@@ -309,6 +310,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let reaping = tokio::spawn(reap(sessions));
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
+            door,
             address,
             operations: operations_address,
             lifecycle,
@@ -467,6 +469,10 @@ impl Running {
     /// The life of this process.
     pub fn lifecycle(&self) -> &Lifecycle {
         &self.lifecycle
+    }
+
+    pub(crate) fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Waits until `/ready` says 200, or the process leaves before that.

@@ -25,6 +25,7 @@
 //! ```
 
 pub mod app;
+pub mod appointments;
 pub mod config;
 pub mod error;
 pub mod extract;

@@ -1,2 +1,46 @@
 //! The appointments server: what it can be told to do. `serve` is what it does when nobody says.
-fn main() {}
+
+// A third of a call's instructions were the system allocator's; mimalloc takes a fifth off the whole.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+mod command;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An MCP server that searches and books appointments, and knows that it is one of two colors.
+///
+/// Everything is configured by environment variables; `mcp-server config` shows them all, with their reasons.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Exit codes: 0 done, 1 calls were cut off or the command failed, 64 the configuration is wrong, 70 it could not start.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve MCP on /mcp until SIGTERM. The default.
+    Serve,
+    /// Read an iCalendar file into a user's appointments.
+    Import(command::Import),
+    /// Bring the database to the shape this build needs.
+    Migrate,
+    /// Print what is configured, with defaults and reasons; secrets hidden.
+    Config,
+    /// Ask a running server for its health, as a container's health check.
+    Health(command::Health),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => command::serve(),
+        Command::Import(import) => command::import(import),
+        Command::Migrate => command::migrate(),
+        Command::Config => command::config(),
+        Command::Health(health) => command::health(&health),
+    }
+}

@@ -52,7 +52,7 @@ pub(crate) struct Server {
 /// One tool, ready to be called.
 pub(crate) struct Route {
     pub(crate) needs_peer: bool,
-    pub(crate) run: Box<dyn Fn(&Call<'_>, Writer) -> Result<Running, (Rejection, Writer)> + Send + Sync>,
+    pub(crate) run: Box<dyn Fn(&Call<'_>, Writer) -> Result<Running, Rejection> + Send + Sync>,
     pub(crate) operation: Operation,
 }
 

@@ -168,6 +168,8 @@ impl<R: IntoReply, E: Into<ToolError>> IntoReply for Result<R, E> {
 pub(crate) fn schema<T: JsonSchema>(settings: SchemaSettings) -> rmcp::model::JsonObject {
     let mut schema = settings.into_generator().into_root_schema_for::<T>();
     schema.remove("title");
+    // 2020-12 is what MCP assumes (2025-11-25, JSON Schema usage), and every model reads these texts.
+    schema.remove("$schema");
     match serde_json::Value::from(schema) {
         serde_json::Value::Object(object) => object,
         _ => rmcp::model::JsonObject::new(),

@@ -54,7 +54,7 @@ pub type Running = Pin<Box<dyn Future<Output = Result<Written, ToolError>> + Sen
 
 /// A tool function with its arguments' types forgotten.
 pub(crate) trait Run<S>: Send + Sync {
-    fn run(&self, call: &Call<'_>, state: &S, writer: Writer) -> Result<Running, (Rejection, Writer)>;
+    fn run(&self, call: &Call<'_>, state: &S, writer: Writer) -> Result<Running, Rejection>;
 }
 
 /// A free async function whose arguments are extractors and whose result is a reply. Implemented for up to eight arguments.
@@ -63,7 +63,7 @@ pub trait Handler<S, Arguments>: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// When an argument is not there in the right form; the function did not start then.
-    fn start(&self, call: &Call<'_>, state: &S, writer: Writer) -> Result<Running, (Rejection, Writer)>;
+    fn start(&self, call: &Call<'_>, state: &S, writer: Writer) -> Result<Running, Rejection>;
 
     /// Tells the description what arguments and result mean for it.
     fn describe(description: &mut Description);
@@ -78,11 +78,8 @@ macro_rules! handler {
             R: IntoReply,
             $($argument: FromCall<S>,)*
         {
-            fn start(&self, _call: &Call<'_>, _state: &S, writer: Writer) -> Result<Running, (Rejection, Writer)> {
-                let running = self($(match $argument::from_call(_call, _state) {
-                    Ok(argument) => argument,
-                    Err(rejection) => return Err((rejection, writer)),
-                }),*);
+            fn start(&self, _call: &Call<'_>, _state: &S, writer: Writer) -> Result<Running, Rejection> {
+                let running = self($($argument::from_call(_call, _state)?),*);
                 Ok(Box::pin(async move { running.await.write(writer) }))
             }
 
@@ -114,7 +111,7 @@ where
     F: Handler<S, Arguments>,
     Arguments: 'static,
 {
-    fn run(&self, call: &Call<'_>, state: &S, writer: Writer) -> Result<Running, (Rejection, Writer)> {
+    fn run(&self, call: &Call<'_>, state: &S, writer: Writer) -> Result<Running, Rejection> {
         self.function.start(call, state, writer)
     }
 }

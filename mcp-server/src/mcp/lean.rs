@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use rmcp::model::{InitializeRequestParams, ProtocolVersion};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -20,7 +21,7 @@ use crate::{
     error::{Chain, ToolError},
     extract::{Call, Principal},
     reply::{Writer, Written},
-    telemetry::metrics::Outcome,
+    telemetry::{context, metrics::Outcome},
     tool,
 };
 
@@ -97,7 +98,7 @@ pub(crate) async fn answer(server: &Server, headers: &HeaderMap, envelope: &Enve
     }
     let started = Instant::now();
     let (operation, result) = match (method, era) {
-        ("tools/call", _) => return call(server, era, id, &params, started).await,
+        ("tools/call", _) => return call(server, headers, era, id, &params, started).await,
         ("tools/list", _) if params.cursor.is_some() => return Lean::Elsewhere,
         ("tools/list", _) if server.config.capabilities.tools.is_none() => return Lean::Elsewhere,
         ("tools/list", Era::Handshake) => (&server.operations.list, &server.encoded.tools),
@@ -186,7 +187,7 @@ fn initialize(server: &Server, headers: &HeaderMap, id: &str, params: Option<&Ra
     Lean::Answer { status: StatusCode::OK, body: out.into(), session: Some(session) }
 }
 
-async fn call(server: &Server, era: Era, id: &str, params: &Params<'_>, started: Instant) -> Lean {
+async fn call(server: &Server, headers: &HeaderMap, era: Era, id: &str, params: &Params<'_>, started: Instant) -> Lean {
     // A client that answers a request for input, or wants a task, speaks to rmcp.
     if params.input_responses.is_some() || params.request_state.is_some() || params.task.is_some() {
         return Lean::Elsewhere;
@@ -201,7 +202,8 @@ async fn call(server: &Server, era: Era, id: &str, params: &Params<'_>, started:
     let principal = Principal::anonymous();
     let call = Call { arguments, meta: params.meta, principal: &principal, release: &server.release, peer: None };
     let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
-    let written = run(server, name, route, &call, || Writer { out: envelope::begin(id, 2048), meta }, started).await;
+    let origin = Origin { headers, id };
+    let written = run(server, &origin, name, route, &call, || Writer { out: envelope::begin(id, 2048), meta }, started).await;
     ok(match written {
         Ok(Written::Open { mut out, .. }) => {
             if era == Era::Stateless {
@@ -224,6 +226,8 @@ pub(crate) struct Failure {
 
 impl Failure {
     const INTERNAL: Self = Self { code: envelope::INTERNAL_ERROR, message: "internal error; try again" };
+    /// Nobody reads this one: who cancelled a call does not wait for it (MCP, cancellation).
+    const CANCELLED: Self = Self { code: envelope::INTERNAL_ERROR, message: "the call was cancelled" };
     const TIMEOUT: Self = Self { code: envelope::REQUEST_TIMEOUT, message: "the tool took too long and was stopped; try again" };
     const CUT: Self =
         Self { code: envelope::INTERNAL_ERROR, message: "the server is going away and stopped the tool; try again" };
@@ -234,56 +238,92 @@ impl Failure {
     }
 }
 
-/// Runs a tool, on either path: arguments refused, the tool's own error, its deadline, the end of the process and a panic
-/// all become what the client may see. What went wrong on our side is logged here, once.
+/// Where a call comes from, for its trace.
+pub(crate) struct Origin<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) id: &'a str,
+}
+
+/// Runs a tool, inside a span when spans go anywhere.
 pub(crate) async fn run(
     server: &Server,
+    origin: &Origin<'_>,
     name: &str,
     route: &Route,
     call: &Call<'_>,
     begin: impl Fn() -> Writer,
     started: Instant,
 ) -> Result<Written, Failure> {
+    if !context::enabled() {
+        return attempt(server, name, route, call, begin, started).await.0;
+    }
+    let text = |name| origin.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let meta: Option<serde_json::Map<_, _>> = call.meta.and_then(|meta| serde_json::from_str(meta.get()).ok());
+    let meta = meta.as_ref().map(context::Meta);
+    let remote = context::Remote::extract(origin.headers, meta.as_ref().map(|meta| meta as _));
+    let described = context::Call {
+        method: "tools/call",
+        tool: Some(name),
+        request_id: Some(origin.id),
+        protocol_version: text(PROTOCOL_VERSION),
+        session_id: text(SESSION_ID),
+    };
+    let span = context::operation_span(&described, remote);
+    let (written, outcome) = attempt(server, name, route, call, begin, started).instrument(span.clone()).await;
+    context::finish(&span, outcome);
+    written
+}
+
+/// Runs a tool, on either path: arguments refused, the tool's own error, its deadline, the end of the process and a panic
+/// all become what the client may see. What went wrong on our side is logged here, once.
+async fn attempt(
+    server: &Server,
+    name: &str,
+    route: &Route,
+    call: &Call<'_>,
+    begin: impl Fn() -> Writer,
+    started: Instant,
+) -> (Result<Written, Failure>, Outcome) {
+    let ended = |result, outcome| {
+        route.operation.record(started.elapsed(), outcome);
+        (result, outcome)
+    };
+    let mistake = |words: &str| ended(Ok(begin().plain(words, true)), Outcome::ToolError);
     if has_nul(call.arguments) {
-        route.operation.record(started.elapsed(), Outcome::ToolError);
-        return Ok(begin().plain("the arguments hold the NUL character (\\u0000), which no text here may", true));
+        return mistake("the arguments hold the NUL character (\\u0000), which no text here may");
     }
     let running = match (route.run)(call, begin()) {
         Ok(running) => running,
-        Err((rejection, writer)) => {
-            route.operation.record(started.elapsed(), Outcome::ToolError);
-            return Ok(writer.plain(&rejection.0, true));
-        }
+        Err(rejection) => return mistake(&rejection.0),
     };
     let outcome = tokio::select! {
         biased;
         outcome = tokio::time::timeout(server.call_timeout, tool::guarded(running)) => outcome,
-        () = server.lifecycle.cut().cancelled() => {
-            route.operation.record(started.elapsed(), Outcome::Error("cut"));
-            return Err(Failure::CUT);
-        }
+        () = cancelled(call) => return ended(Err(Failure::CANCELLED), Outcome::Error("cancelled")),
+        () = server.lifecycle.cut().cancelled() => return ended(Err(Failure::CUT), Outcome::Error("cut")),
     };
-    let elapsed = started.elapsed();
     match outcome.map(|outcome| outcome.map_err(ToolError::split)) {
         Ok(Ok(written)) => {
             let is_error = matches!(written, Written::Open { is_error: true, .. });
-            route.operation.record(elapsed, if is_error { Outcome::ToolError } else { Outcome::Ok });
-            Ok(written)
+            ended(Ok(written), if is_error { Outcome::ToolError } else { Outcome::Ok })
         }
-        Ok(Err(Ok(words))) => {
-            route.operation.record(elapsed, Outcome::ToolError);
-            Ok(begin().plain(&words, true))
-        }
+        Ok(Err(Ok(words))) => mistake(&words),
         Ok(Err(Err(source))) => {
-            route.operation.record(elapsed, Outcome::Error("internal"));
             tracing::error!(tool.name = name, error = %Chain(source.as_ref()), "tool {name} failed");
-            Err(Failure::INTERNAL)
+            ended(Err(Failure::INTERNAL), Outcome::Error("-32603"))
         }
         Err(_) => {
-            route.operation.record(elapsed, Outcome::Error("timeout"));
             tracing::error!(tool.name = name, "tool {name} was stopped after {:?}", server.call_timeout);
-            Err(Failure::TIMEOUT)
+            ended(Err(Failure::TIMEOUT), Outcome::Error("timeout"))
         }
+    }
+}
+
+/// Resolves when the client takes the call back. Off rmcp's path that is the end of its connection, which drops the call.
+async fn cancelled(call: &Call<'_>) {
+    match &call.peer {
+        Some(peer) => peer.context.ct.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

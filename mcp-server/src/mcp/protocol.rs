@@ -70,6 +70,8 @@ impl ServerHandler for Protocol {
         let name = request.name;
         let arguments = to_raw_value(&request.arguments.unwrap_or_default()).map_err(|error| internal(&name, &error))?;
         let meta = to_raw_value(&context.meta).map_err(|error| internal(&name, &error))?;
+        let id = context.id.to_string();
+        let headers = context.extensions.get::<http::request::Parts>().map(|parts| parts.headers.clone()).unwrap_or_default();
         let peer = PeerCall { context, input_responses: request.input_responses, request_state: request.request_state };
         let principal = Principal::anonymous();
         let call = Call {
@@ -79,7 +81,8 @@ impl ServerHandler for Protocol {
             release: &server.release,
             peer: Some(peer),
         };
-        match lean::run(server, &name, route, &call, || Writer { out: Vec::new(), meta: b"" }, started).await {
+        let origin = lean::Origin { headers: &headers, id: &id };
+        match lean::run(server, &origin, &name, route, &call, || Writer { out: Vec::new(), meta: b"" }, started).await {
             Ok(Written::Response(response)) => Ok(*response),
             Ok(Written::Open { mut out, .. }) => {
                 out.push(b'}');

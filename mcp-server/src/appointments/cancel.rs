@@ -1,0 +1,45 @@
+//! `cancel_appointment`: gives a slot back. The appointment stays to be seen, with its status.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    AppState, AppointmentError, Appointments, Changed, Drawn,
+    book::changed,
+    store::{Cancelled, id},
+    user,
+};
+use crate::{
+    Reply, Tool,
+    extract::{Parameters, State},
+};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct CancelAppointment {
+    /// Whose appointment.
+    #[schemars(length(min = 1, max = 200))]
+    user_id: String,
+    /// The id that search_appointments or book_appointment gave.
+    appointment_id: String,
+}
+
+pub(super) fn tool() -> Tool<AppState> {
+    Tool::new("cancel_appointment", cancel_appointment)
+        .title("Cancel an appointment")
+        .describe(
+            "Cancels a booked appointment and frees its time. Confirm with the user first: it cannot be undone, only booked \
+             anew. Appointments imported from a calendar are cancelled there, not here.",
+        )
+        .destructive()
+}
+
+async fn cancel_appointment(
+    State(appointments): State<Appointments>,
+    Parameters(wish): Parameters<CancelAppointment>,
+) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
+    Ok(match appointments.cancel(user(&wish.user_id)?, id(&wish.appointment_id)?).await? {
+        Cancelled::Now(appointment) => changed("Cancelled: ", appointment),
+        Cancelled::Before(appointment) => changed("It was cancelled already: ", appointment),
+    })
+}

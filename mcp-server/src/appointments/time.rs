@@ -1,0 +1,472 @@
+//! Times: as PostgreSQL keeps them, as a caller says them, and as RFC 3339 prints them.
+//!
+//! What must stay true: no time is guessed. A booking at a clock time that a zone skips or has twice is the caller's to
+//! clear up; only the bounds of a search are lenient.
+
+use std::{error::Error, fmt};
+
+use bytes::{BufMut, BytesMut};
+use jiff::{
+    Timestamp,
+    civil::{self, DateTime},
+    fmt::temporal::Pieces,
+    tz::{AmbiguousOffset, Offset, TimeZone},
+};
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+/// An instant as PostgreSQL keeps it: microseconds since 2000. Reading one costs a load, where jiff's own costs a
+/// calendar computation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(pub(crate) i64);
+
+/// From an instant to a later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Period {
+    pub(crate) starts_at: Stamp,
+    pub(crate) ends_at: Stamp,
+}
+
+/// An instant on the clock of a zone, printed: `2026-12-25T09:00:00+01:00`.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    bytes: [u8; 32],
+    length: u8,
+}
+
+/// Zones by name, for printing many times: most rows of an answer share their zone with the row before.
+#[derive(Debug, Default)]
+pub(crate) struct Zones {
+    last: Option<(String, TimeZone)>,
+}
+
+/// Which bound of a search a time is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// A date means its first moment.
+    Start,
+    /// A date means the whole day, so the first moment of the next.
+    End,
+}
+
+/// What is wrong with a time that a caller said.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum TimeError {
+    /// Not a time at all.
+    #[error("`{argument}` is not a time: {said:?}; write it like 2026-12-25T09:00:00+01:00, or 2026-12-25T09:00 with `timeZone`")]
+    Unreadable { argument: &'static str, said: String },
+    /// A date where a time of day is needed.
+    #[error("`{argument}` needs a time of day: {said}T09:00 instead of {said}")]
+    NoTimeOfDay { argument: &'static str, said: civil::Date },
+    /// A clock time that the zone skips.
+    #[error("`{argument}`: there is no {said} in {zone}, where the clock jumps over it; say an earlier or a later time")]
+    Skipped { argument: &'static str, said: DateTime, zone: String },
+    /// A clock time that the zone has twice.
+    #[error("`{argument}`: {said} comes twice in {zone}; say which with an offset, {first} or {second}")]
+    Twice { argument: &'static str, said: DateTime, zone: String, first: String, second: String },
+    /// A year far from here.
+    #[error("`{argument}` must lie between the years 1970 and 2100")]
+    FarAway { argument: &'static str },
+    /// No such zone.
+    #[error("`timeZone` is not a zone we know: {said:?}; give an IANA name such as Europe/Berlin, America/New_York or UTC")]
+    UnknownZone { said: String },
+    /// A period that ends before it has begun.
+    #[error("`{ends}` must be after `{starts}`")]
+    EndsFirst { starts: &'static str, ends: &'static str },
+    /// A period too long for one appointment.
+    #[error("an appointment may last 31 days at most")]
+    TooLong,
+    /// No end, or two.
+    #[error("say when the appointment ends: either `endsAt` or `durationMinutes`, not both")]
+    OneEnd,
+}
+
+/// Seconds from 1970 to 2000.
+const EPOCH_SECONDS: i64 = 946_684_800;
+const SECOND: i64 = 1_000_000;
+const MINUTE: i64 = 60 * SECOND;
+const DAY_SECONDS: i64 = 86_400;
+
+/// The longest appointment. Whoever means more has mistaken the year.
+pub(crate) const LONGEST_MINUTES: u32 = 31 * 24 * 60;
+
+// === impl Stamp ===
+
+impl Stamp {
+    /// Before every appointment: PostgreSQL's `-infinity`.
+    pub(crate) const MIN: Self = Self(i64::MIN);
+    /// After every appointment: PostgreSQL's `infinity`.
+    pub(crate) const MAX: Self = Self(i64::MAX);
+
+    fn after_minutes(self, minutes: u32) -> Self {
+        Self(self.0.saturating_add(i64::from(minutes) * MINUTE))
+    }
+
+    /// Whole seconds since 1970, and the microseconds beyond; kept within the years that RFC 3339 can print.
+    fn unix(self) -> (i64, u32) {
+        const FIRST: i64 = -62_167_219_200;
+        const LAST: i64 = 253_402_300_799;
+        let seconds = self.0.div_euclid(SECOND) + EPOCH_SECONDS;
+        let micros = u32::try_from(self.0.rem_euclid(SECOND)).expect("less than a million");
+        (seconds.clamp(FIRST, LAST), micros)
+    }
+}
+
+impl From<Timestamp> for Stamp {
+    fn from(timestamp: Timestamp) -> Self {
+        // Rounded down, so that order is kept.
+        Self(timestamp.as_microsecond() - i64::from(timestamp.subsec_nanosecond() % 1000 < 0) - EPOCH_SECONDS * SECOND)
+    }
+}
+
+impl<'a> FromSql<'a> for Stamp {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(i64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::TIMESTAMPTZ
+    }
+}
+
+impl ToSql for Stamp {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_i64(self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+// === impl Period ===
+
+impl Period {
+    /// The period of an appointment.
+    pub(crate) fn of(starts_at: Stamp, ends_at: Stamp) -> Result<Self, TimeError> {
+        if ends_at <= starts_at {
+            return Err(TimeError::EndsFirst { starts: "startsAt", ends: "endsAt" });
+        }
+        if ends_at > starts_at.after_minutes(LONGEST_MINUTES) {
+            return Err(TimeError::TooLong);
+        }
+        Ok(Self { starts_at, ends_at })
+    }
+
+    /// The period that begins at a moment and has this length.
+    pub(crate) fn lasting(starts_at: Stamp, minutes: u32) -> Result<Self, TimeError> {
+        if minutes > LONGEST_MINUTES {
+            return Err(TimeError::TooLong);
+        }
+        if minutes == 0 {
+            return Err(TimeError::EndsFirst { starts: "startsAt", ends: "startsAt plus durationMinutes" });
+        }
+        Ok(Self { starts_at, ends_at: starts_at.after_minutes(minutes) })
+    }
+}
+
+// === impl Zones ===
+
+impl Zones {
+    /// The instant on the clock of the zone. A zone this machine does not know is printed as UTC: another release may have
+    /// stored it, and the instant is right all the same.
+    pub(crate) fn clock(&mut self, stamp: Stamp, name: &str) -> Clock {
+        if name == "UTC" {
+            return Clock::utc(stamp);
+        }
+        if self.last.as_ref().is_none_or(|(last, _)| last != name) {
+            let zone = TimeZone::get(name).unwrap_or(TimeZone::UTC);
+            self.last = Some((name.to_owned(), zone));
+        }
+        let (_, zone) = self.last.as_ref().expect("it was set above");
+        Clock::on(stamp, zone)
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    pub(crate) fn utc(stamp: Stamp) -> Self {
+        let (seconds, micros) = stamp.unix();
+        Self::print(seconds, micros, None)
+    }
+
+    pub(crate) fn on(stamp: Stamp, zone: &TimeZone) -> Self {
+        let (seconds, micros) = stamp.unix();
+        let timestamp = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
+        let offset = zone.to_offset(timestamp).seconds();
+        // RFC 3339 knows no seconds in an offset, which local mean times before 1900 or so have.
+        Self::print(seconds, micros, Some(offset / 60))
+    }
+
+    /// By hand, because a general formatter costs a quarter of a search.
+    fn print(seconds: i64, micros: u32, offset_minutes: Option<i32>) -> Self {
+        let seconds = seconds + i64::from(offset_minutes.unwrap_or(0)) * 60;
+        let (year, month, day) = date(seconds.div_euclid(DAY_SECONDS));
+        let of_day = u32::try_from(seconds.rem_euclid(DAY_SECONDS)).expect("less than a day");
+        let mut clock = Self { bytes: *b"0000-00-00T00:00:00Z............", length: 20 };
+        clock.two(0, year / 100);
+        clock.two(2, year % 100);
+        clock.two(5, month);
+        clock.two(8, day);
+        clock.two(11, of_day / 3600);
+        clock.two(14, of_day / 60 % 60);
+        clock.two(17, of_day % 60);
+        let mut end = 19;
+        if micros != 0 {
+            clock.bytes[end] = b'.';
+            clock.two(end + 1, micros / 10_000);
+            clock.two(end + 3, micros / 100 % 100);
+            clock.two(end + 5, micros % 100);
+            end += 7;
+        }
+        match offset_minutes {
+            None => clock.bytes[end] = b'Z',
+            Some(minutes) => {
+                clock.bytes[end] = if minutes < 0 { b'-' } else { b'+' };
+                clock.two(end + 1, minutes.unsigned_abs() / 60);
+                clock.bytes[end + 3] = b':';
+                clock.two(end + 4, minutes.unsigned_abs() % 60);
+                end += 5;
+            }
+        }
+        clock.length = u8::try_from(end + 1).expect("a clock is shorter than its buffer");
+        clock
+    }
+
+    fn two(&mut self, at: usize, number: u32) {
+        let [tens, ones] = [number / 10 % 10, number % 10].map(|digit| b'0' + u8::try_from(digit).expect("a digit"));
+        self.bytes[at] = tens;
+        self.bytes[at + 1] = ones;
+    }
+
+    /// As RFC 3339.
+    pub(crate) fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("a clock is ASCII")
+    }
+
+    /// `2026-12-25`
+    pub(crate) fn date(&self) -> &str {
+        &self.as_str()[..10]
+    }
+
+    /// `09:00`
+    pub(crate) fn time(&self) -> &str {
+        &self.as_str()[11..16]
+    }
+}
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The zone of this IANA name.
+pub(crate) fn zone(name: &str) -> Result<TimeZone, TimeError> {
+    TimeZone::get(name).map_err(|_| TimeError::UnknownZone { said: excerpt(name) })
+}
+
+/// The name of a zone that came from [`zone`].
+pub(crate) fn zone_name(zone: &TimeZone) -> &str {
+    zone.iana_name().unwrap_or("UTC")
+}
+
+/// The moment that a caller named exactly: with an offset, or as a clock time that `zone` has once.
+pub(crate) fn moment(argument: &'static str, said: &str, zone: &TimeZone) -> Result<Stamp, TimeError> {
+    let timestamp = match Said::read(argument, said)? {
+        Said::Instant(timestamp) => timestamp,
+        Said::Day(said) => return Err(TimeError::NoTimeOfDay { argument, said }),
+        Said::Clock(said) => on_the_clock(argument, said, zone)?,
+    };
+    let year = Offset::UTC.to_datetime(timestamp).year();
+    if !(1970..=2100).contains(&year) {
+        return Err(TimeError::FarAway { argument });
+    }
+    Ok(timestamp.into())
+}
+
+/// The bound of a search. A clock time that `zone` skips or has twice is read as most calendars do: a search may look a
+/// little further than it was meant to.
+pub(crate) fn bound(argument: &'static str, said: &str, zone: &TimeZone, bound: Bound) -> Result<Stamp, TimeError> {
+    let clock = match Said::read(argument, said)? {
+        Said::Instant(timestamp) => return Ok(timestamp.into()),
+        Said::Clock(clock) => clock,
+        Said::Day(day) if bound == Bound::Start => day.to_datetime(civil::Time::midnight()),
+        Said::Day(day) => {
+            let next = day.tomorrow().map_err(|_| TimeError::FarAway { argument })?;
+            next.to_datetime(civil::Time::midnight())
+        }
+    };
+    let timestamp = zone.to_ambiguous_timestamp(clock).compatible().map_err(|_| TimeError::FarAway { argument })?;
+    Ok(timestamp.into())
+}
+
+/// How a caller said a time.
+enum Said {
+    Instant(Timestamp),
+    Clock(DateTime),
+    Day(civil::Date),
+}
+
+// === impl Said ===
+
+impl Said {
+    fn read(argument: &'static str, said: &str) -> Result<Self, TimeError> {
+        let unreadable = || TimeError::Unreadable { argument, said: excerpt(said) };
+        let pieces = Pieces::parse(said.trim()).map_err(|_| unreadable())?;
+        // A zone in brackets is a second way to say `timeZone`, and the two could disagree.
+        if pieces.time_zone_annotation().is_some() {
+            return Err(unreadable());
+        }
+        match (pieces.time(), pieces.to_numeric_offset()) {
+            (Some(time), Some(offset)) => {
+                let timestamp = offset.to_timestamp(pieces.date().to_datetime(time));
+                timestamp.map(Self::Instant).map_err(|_| TimeError::FarAway { argument })
+            }
+            (Some(time), None) => Ok(Self::Clock(pieces.date().to_datetime(time))),
+            (None, None) => Ok(Self::Day(pieces.date())),
+            (None, Some(_)) => Err(unreadable()),
+        }
+    }
+}
+
+fn on_the_clock(argument: &'static str, said: DateTime, zone: &TimeZone) -> Result<Timestamp, TimeError> {
+    let ambiguous = zone.to_ambiguous_timestamp(said);
+    let zone_name = || zone_name(zone).to_owned();
+    match ambiguous.offset() {
+        AmbiguousOffset::Unambiguous { .. } => ambiguous.compatible().map_err(|_| TimeError::FarAway { argument }),
+        AmbiguousOffset::Gap { .. } => Err(TimeError::Skipped { argument, said, zone: zone_name() }),
+        AmbiguousOffset::Fold { before, after } => {
+            let print = |offset: Offset| offset.to_timestamp(said).map(|at| Clock::on(at.into(), &offset.to_time_zone()).to_string());
+            match (print(before), print(after)) {
+                (Ok(first), Ok(second)) => Err(TimeError::Twice { argument, said, zone: zone_name(), first, second }),
+                _ => Err(TimeError::FarAway { argument }),
+            }
+        }
+    }
+}
+
+/// Year, month and day of a day counted from 1970, by Howard Hinnant's `civil_from_days`; for the years 0 to 9999.
+fn date(days: i64) -> (u32, u32, u32) {
+    // An offset may lead a day out of the years that can be printed; such a date is wrong by that day.
+    let days = u32::try_from((days + 719_468).clamp(60, 3_652_484 + 60)).expect("clamped to a small range");
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + u32::from(month <= 2), month, day)
+}
+
+/// Enough of what was said to find it again.
+fn excerpt(said: &str) -> String {
+    said.chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn berlin() -> TimeZone {
+        zone("Europe/Berlin").unwrap()
+    }
+
+    fn stamp(text: &str) -> Stamp {
+        text.parse::<Timestamp>().unwrap().into()
+    }
+
+    #[test]
+    fn clocks_print_what_jiff_prints() {
+        let zones = ["Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"].map(|name| zone(name).unwrap());
+        // Steps that share no factor with a day, from 1920 to 2150.
+        for step in 0..2_000_i64 {
+            let timestamp = Timestamp::from_microsecond((-1_577_923_200 + step * 3_628_813) * SECOND + step % 3 * 250_007).unwrap();
+            assert_eq!(stamp_at(timestamp).parse::<Timestamp>().unwrap(), timestamp);
+            for zone in &zones {
+                let printed = Clock::on(timestamp.into(), zone);
+                assert_eq!(printed.as_str().parse::<Timestamp>().unwrap(), timestamp, "{printed}");
+                let expected = timestamp.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string();
+                assert_eq!(format!("{} {}", printed.date(), printed.time()), expected);
+            }
+        }
+    }
+
+    fn stamp_at(timestamp: Timestamp) -> String {
+        Clock::utc(timestamp.into()).to_string()
+    }
+
+    #[test]
+    fn edges_of_the_calendar_print() {
+        assert_eq!(Clock::utc(stamp("2026-12-25T09:00:00Z")).as_str(), "2026-12-25T09:00:00Z");
+        assert_eq!(Clock::utc(stamp("2024-02-29T23:59:59.5Z")).as_str(), "2024-02-29T23:59:59.500000Z");
+        assert_eq!(Clock::utc(Stamp::MIN).as_str().get(..19), Some("0000-01-01T00:00:00"));
+        assert_eq!(Clock::utc(Stamp::MAX).as_str().get(..19), Some("9999-12-31T23:59:59"));
+        let winter = Zones::default().clock(stamp("2026-12-25T09:00:00Z"), "Europe/Berlin");
+        assert_eq!((winter.as_str(), winter.date(), winter.time()), ("2026-12-25T10:00:00+01:00", "2026-12-25", "10:00"));
+        assert_eq!(Zones::default().clock(stamp("2026-07-01T00:00:00Z"), "Mars/Olympus").as_str(), "2026-07-01T00:00:00+00:00");
+    }
+
+    #[test]
+    fn a_moment_is_an_instant_or_a_clock_time_of_the_zone() {
+        let zone = berlin();
+        let at = stamp("2026-12-25T08:00:00Z");
+        for said in ["2026-12-25T09:00:00+01:00", "2026-12-25T08:00:00Z", "2026-12-25T09:00", " 2026-12-25 09:00:00 "] {
+            assert_eq!(moment("startsAt", said, &zone), Ok(at), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_the_callers_mistake() {
+        let zone = berlin();
+        for (said, words) in [
+            ("tomorrow", "`startsAt` is not a time: \"tomorrow\"; write it like"),
+            ("2026-02-30T10:00", "`startsAt` is not a time"),
+            ("2026-12-25T09:00[Europe/Berlin]", "`startsAt` is not a time"),
+            ("2026-12-25", "`startsAt` needs a time of day: 2026-12-25T09:00 instead of 2026-12-25"),
+            ("2026-03-29T02:30", "`startsAt`: there is no 2026-03-29T02:30:00 in Europe/Berlin"),
+            (
+                "2026-10-25T02:30",
+                "`startsAt`: 2026-10-25T02:30:00 comes twice in Europe/Berlin; say which with an offset, \
+                 2026-10-25T02:30:00+02:00 or 2026-10-25T02:30:00+01:00",
+            ),
+            ("1969-12-31T10:00Z", "`startsAt` must lie between"),
+            ("2101-01-01T10:00", "`startsAt` must lie between"),
+        ] {
+            let error = moment("startsAt", said, &zone).unwrap_err().to_string();
+            assert!(error.starts_with(words), "{said}: {error}");
+        }
+        assert!(matches!(super::zone("Europe/Atlantis"), Err(TimeError::UnknownZone { .. })));
+    }
+
+    #[test]
+    fn a_date_bounds_a_search_by_whole_days() {
+        let zone = berlin();
+        assert_eq!(bound("startDate", "2026-12-25", &zone, Bound::Start), Ok(stamp("2026-12-24T23:00:00Z")));
+        assert_eq!(bound("endDate", "2026-12-25", &zone, Bound::End), Ok(stamp("2026-12-25T23:00:00Z")));
+        // The day of the change has 23 hours.
+        assert_eq!(bound("endDate", "2026-03-29", &zone, Bound::End), Ok(stamp("2026-03-29T22:00:00Z")));
+        assert_eq!(bound("endDate", "2026-12-25T00:00", &zone, Bound::End), Ok(stamp("2026-12-24T23:00:00Z")));
+        assert_eq!(bound("startDate", "2026-03-29T02:30", &zone, Bound::Start), Ok(stamp("2026-03-29T01:30:00Z")));
+        assert!(matches!(bound("endDate", "9999-12-31", &zone, Bound::End), Err(TimeError::FarAway { .. })));
+    }
+
+    #[test]
+    fn a_period_has_a_length_and_a_bounded_one() {
+        let start = stamp("2026-12-25T09:00:00Z");
+        assert_eq!(Period::lasting(start, 30), Period::of(start, stamp("2026-12-25T09:30:00Z")));
+        assert!(matches!(Period::of(start, start), Err(TimeError::EndsFirst { .. })));
+        assert!(matches!(Period::lasting(start, 0), Err(TimeError::EndsFirst { .. })));
+        assert_eq!(Period::of(start, stamp("2027-01-25T09:00:01Z")), Err(TimeError::TooLong));
+        assert_eq!(Period::lasting(start, u32::MAX), Err(TimeError::TooLong));
+    }
+}

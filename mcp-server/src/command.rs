@@ -1,0 +1,252 @@
+//! What each command does. The only place that ends the process, prints to a person, or installs a global.
+
+use std::{
+    fmt::Display,
+    io::{IsTerminal, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use bg_runtime::{Database, storage::migration};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use mcp_server::{
+    App, Config,
+    appointments::{self, AppState, Appointments, MIGRATIONS, import},
+    config, telemetry::Telemetry,
+};
+
+/// How far into the future a series without an end is imported when nobody says.
+const HORIZON_YEARS: i64 = 2;
+
+/// `import`
+#[derive(Debug, Args)]
+#[command(after_help = "Importing the same file twice changes nothing. Events that are gone from a series are removed, \
+cancelled ones are marked; events of other files are left alone.")]
+pub(crate) struct Import {
+    /// The calendar: a .ics file, or - for standard input.
+    file: PathBuf,
+    /// Whose appointments they are.
+    #[arg(long)]
+    user: String,
+    /// The zone of times that say none (an IANA name), when the calendar names none either.
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
+    /// Import series without an end up to this date.
+    #[arg(long, value_name = "DATE", help = "Import series without an end up to this date [default: in two years]")]
+    until: Option<jiff::civil::Date>,
+    /// Say what would change and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `health`
+#[derive(Debug, Args)]
+pub(crate) struct Health {
+    /// Where the server listens, `address:port`. Without it, where LISTEN or PORT say.
+    #[arg(long)]
+    address: Option<SocketAddr>,
+}
+
+pub(crate) fn serve() -> ExitCode {
+    with_config(async |config| {
+        let telemetry = match Telemetry::install(&config.telemetry, &config.release) {
+            Ok(telemetry) => telemetry,
+            Err(failure) => return complain(&failure, config::EXIT_CODE),
+        };
+        let database = match Database::open(config.database).await {
+            Ok(database) => database,
+            Err(failure) => return complain(&failure, 70),
+        };
+        tracing::info!("the database is {}", database.place());
+        let state = AppState { appointments: Appointments::new(database.clone(), config.time_zone) };
+        let mut app = App::new(config.release, state)
+            .name("appointments")
+            .title("Appointments")
+            .instructions(appointments::INSTRUCTIONS)
+            .database(database)
+            .migrations(MIGRATIONS)
+            .telemetry(telemetry);
+        for tool in appointments::tools() {
+            app = app.tool(tool);
+        }
+        if !config.migrate {
+            app = app.migrated_elsewhere();
+        }
+        app.serve(config.http).await
+    })
+}
+
+pub(crate) fn import(import: Import) -> ExitCode {
+    with_config(async |config| {
+        let zone = match import.time_zone.as_deref().map(TimeZone::get) {
+            None => config.time_zone.clone(),
+            Some(Ok(zone)) => zone,
+            Some(Err(_)) => {
+                return complain(&format!("no IANA zone is named `{}`", import.time_zone.unwrap_or_default()), config::EXIT_CODE);
+            }
+        };
+        let until = match import.until {
+            Some(date) => date.to_zoned(zone.clone()).map(|zoned| zoned.timestamp()),
+            None => Timestamp::now().to_zoned(zone.clone()).checked_add(HORIZON_YEARS.years()).map(|zoned| zoned.timestamp()),
+        };
+        let until = match until {
+            Ok(until) => until,
+            Err(failure) => return complain(&failure, config::EXIT_CODE),
+        };
+        let bytes = if import.file.as_os_str() == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+        } else {
+            std::fs::read(&import.file)
+        };
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(failure) => return complain(&format!("cannot read {}: {failure}", import.file.display()), 1),
+        };
+        let database = match ready_database(&config).await {
+            Ok(database) => database,
+            Err(code) => return code,
+        };
+        let appointments = Appointments::new(database.clone(), config.time_zone.clone());
+        let bar = Bar::new();
+        let outcome = import::import(&appointments, bytes, &import.user, zone, until, import.dry_run, &bar).await;
+        bar.0.finish_and_clear();
+        let _ = database.close().await;
+        match outcome {
+            Ok(imported) if import.json => print(&serde_json::to_string(&imported).expect("counts serialize")),
+            Ok(imported) => print(&imported),
+            Err(failure) => complain(&chain(&failure), 1),
+        }
+    })
+}
+
+pub(crate) fn migrate() -> ExitCode {
+    with_config(async |config| {
+        let database = match Database::open(config.database.clone()).await {
+            Ok(database) => database,
+            Err(failure) => return complain(&chain(&failure), 70),
+        };
+        let applied = migration::apply(&database, MIGRATIONS, Duration::from_secs(300)).await;
+        let _ = database.close().await;
+        match applied {
+            Ok(applied) if applied.is_empty() => print(&format!("nothing to do: {} is as this build needs it", database.place())),
+            Ok(applied) => {
+                let lines: Vec<_> = applied.iter().map(|step| format!("applied {} in {:.0?}", step.name, step.took)).collect();
+                print(&lines.join("\n"))
+            }
+            Err(failure) => complain(&chain(&failure), 1),
+        }
+    })
+}
+
+pub(crate) fn config() -> ExitCode {
+    match Config::from_environment() {
+        Ok(config) => print(&config.show().trim_end()),
+        Err(wrong) => complain(&wrong, config::EXIT_CODE),
+    }
+}
+
+/// Plain sockets: this runs every few seconds in a container, and a runtime would cost more than the question.
+pub(crate) fn health(health: &Health) -> ExitCode {
+    let address = match health.address {
+        Some(address) => address,
+        None => match Config::from_environment() {
+            Ok(config) => config.http.listen,
+            Err(wrong) => return complain(&wrong, config::EXIT_CODE),
+        },
+    };
+    // A server that listens everywhere listens here.
+    let ip = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    let address = SocketAddr::new(ip, address.port());
+    let ask = || -> std::io::Result<String> {
+        let limit = Duration::from_secs(3);
+        let mut stream = TcpStream::connect_timeout(&address, limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.write_all(format!("GET /health HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    match ask() {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => print(&answer.split("\r\n\r\n").nth(1).unwrap_or_default()),
+        Ok(answer) => complain(&format!("{address} answers `{}`", answer.lines().next().unwrap_or_default()), 1),
+        Err(failure) => complain(&format!("{address} does not answer: {failure}"), 1),
+    }
+}
+
+/// The database, reached and in the shape this build needs.
+async fn ready_database(config: &Config) -> Result<Database, ExitCode> {
+    let database = Database::open(config.database.clone()).await.map_err(|failure| complain(&chain(&failure), 70))?;
+    if config.migrate
+        && let Err(failure) = migration::apply(&database, MIGRATIONS, Duration::from_secs(300)).await
+    {
+        let _ = database.close().await;
+        return Err(complain(&chain(&failure), 70));
+    }
+    Ok(database)
+}
+
+fn with_config(run: impl AsyncFnOnce(Config) -> ExitCode) -> ExitCode {
+    let config = match Config::from_environment() {
+        Ok(config) => config,
+        Err(wrong) => return complain(&wrong, config::EXIT_CODE),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(config)),
+        Err(failure) => complain(&format!("no runtime can be started: {failure}"), 70),
+    }
+}
+
+fn chain(failure: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = failure.to_string();
+    let mut source = failure.source();
+    while let Some(error) = source {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        source = error.source();
+    }
+    words
+}
+
+#[expect(clippy::print_stdout, reason = "a command's result goes to standard output")]
+fn print(words: &impl Display) -> ExitCode {
+    println!("{words}");
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stderr, reason = "a command's failure goes to standard error")]
+fn complain(words: &impl Display, code: u8) -> ExitCode {
+    eprintln!("mcp-server: {words}");
+    ExitCode::from(code)
+}
+
+/// Progress on a terminal; nothing elsewhere.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}");
+        bar.set_style(style.expect("the template names fields that there are"));
+        Self(bar)
+    }
+}
+
+impl import::Progress for Bar {
+    fn doing(&self, what: &'static str, of: u64) {
+        self.0.set_message(what);
+        self.0.set_length(of);
+    }
+
+    fn done(&self, so_far: u64) {
+        self.0.set_position(so_far);
+    }
+}

@@ -1,0 +1,109 @@
+//! Every door answers as it says, for probes, smoke tests and clients of every age.
+
+use serde_json::{Value, json};
+use tests::{
+    http::{Connection, get, message, post},
+    server::Server,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doors_of_probes_answer_and_name_the_release() {
+    let server = Server::example("slow", &[("RELEASE_COLOR", "green"), ("RELEASE_VERSION", "2.2.0"), ("RELEASE_COMMIT", "8f3a1c")]).await;
+    let release = json!({ "color": "green", "version": "2.2.0", "commit": "8f3a1c" });
+    let health = get(server.address(), "/health").await;
+    assert_eq!(health.status, 200);
+    assert_eq!(health.json()["status"], "healthy");
+    assert_eq!(health.json()["release"], release);
+    let ready = get(server.address(), "/ready").await;
+    assert_eq!((ready.status, &ready.json()["ready"]), (200, &Value::Bool(true)));
+    assert_eq!(get(server.operations(), "/release").await.json(), release);
+    let metrics = get(server.operations(), "/metrics").await;
+    assert!(metrics.body.contains("release_color=\"green\""), "{}", metrics.body);
+    for answer in [health, ready, get(server.address(), "/nowhere").await] {
+        let head = answer.head.to_ascii_lowercase();
+        assert!(head.contains("release-color: green\r\n") && head.contains("release-build: 2.2.0+8f3a1c\r\n"), "{head}");
+    }
+    assert_eq!(get(server.address(), "/metrics").await.status, 404, "operations doors are not public");
+    assert_eq!(get(server.address(), "/leave").await.status, 404);
+    assert_eq!(post(server.operations(), "/role/purple").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_accept_gets_plain_json() {
+    let server = Server::example("slow", &[]).await;
+    for accept in ["", "accept: */*\r\n", "accept: application/json\r\n", "accept: text/html\r\n", "accept: application/json, text/event-stream\r\n"] {
+        for (method, params) in [("tools/list", json!({})), ("tools/call", json!({ "name": "echo", "arguments": {} })), ("ping", json!({}))] {
+            let mut connection = Connection::open(server.address()).await;
+            let body = json!({ "jsonrpc": "2.0", "id": "a", "method": method, "params": params }).to_string();
+            connection.send_message(&body, accept).await;
+            let answer = connection.answer().await;
+            assert_eq!(answer.status, 200, "{method} {accept}");
+            assert_eq!(answer.json()["id"], "a");
+            assert!(answer.json().get("result").is_some(), "{}", answer.body);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_handshake_revision_is_negotiated_as_asked_and_others_get_the_newest() {
+    let server = Server::example("slow", &[]).await;
+    for (asked, given) in [
+        ("2024-11-05", "2024-11-05"),
+        ("2025-03-26", "2025-03-26"),
+        ("2025-06-18", "2025-06-18"),
+        ("2025-11-25", "2025-11-25"),
+        ("2026-07-28", "2025-11-25"),
+        ("1999-01-01", "2025-11-25"),
+    ] {
+        let params = json!({ "protocolVersion": asked, "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }).to_string();
+        let answer = message(server.address(), &body).await;
+        assert_eq!(answer.json()["result"]["protocolVersion"], given, "{asked}");
+        assert!(answer.head.contains("mcp-session-id: "), "{}", answer.head);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_lives_until_it_is_deleted() {
+    let server = Server::example("slow", &[]).await;
+    let mut connection = Connection::open(server.address()).await;
+    let session = connection.open_session().await;
+    let header = format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-11-25\r\n");
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    connection.send_message(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, &header).await;
+    assert_eq!(connection.answer().await.status, 202);
+    connection.send_message(list, &header).await;
+    assert_eq!(connection.answer().await.status, 200);
+    connection.send(format!("DELETE /mcp HTTP/1.1\r\nhost: localhost\r\n{header}\r\n").as_bytes()).await;
+    assert_eq!(connection.answer().await.status, 202);
+    connection.send_message(list, &header).await;
+    let gone = connection.answer().await;
+    assert_eq!(gone.status, 404);
+    assert_eq!(gone.json()["error"]["message"], "session not found; initialize again");
+    let made_up = "mcp-session-id: 00000000-0000-4000-8000-000000000000\r\n";
+    connection.send_message(list, made_up).await;
+    assert_eq!(connection.answer().await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_are_answered_where_the_revision_has_them() {
+    let server = Server::example("slow", &[]).await;
+    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","method":"notifications/initialized"},{"jsonrpc":"2.0","id":2,"method":"nope"},{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"echo"}}]"#;
+    let answers = message(server.address(), batch).await.json();
+    assert_eq!(answers.as_array().unwrap().iter().map(|answer| answer["id"].as_i64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(answers[1]["error"]["code"], -32601);
+    assert_eq!(answers[2]["result"]["content"][0]["text"], "here");
+    let mut connection = Connection::open(server.address()).await;
+    connection.send_message(batch, "mcp-protocol-version: 2025-06-18\r\n").await;
+    assert_eq!(connection.answer().await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_of_ours_may_read_the_answer() {
+    let server = Server::example("slow", &[]).await;
+    let mut connection = Connection::open(server.address()).await;
+    connection.send(b"OPTIONS /mcp HTTP/1.1\r\nhost: localhost:3000\r\norigin: http://localhost:6274\r\naccess-control-request-method: POST\r\n\r\n").await;
+    let answer = connection.answer().await;
+    assert_eq!(answer.status, 204);
+    assert!(answer.head.contains("access-control-allow-origin: http://localhost:6274"), "{}", answer.head);
+}

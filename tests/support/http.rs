@@ -1,0 +1,162 @@
+//! HTTP by hand, for what a well-behaved client library would not do: half a request, a connection held open, the raw bytes
+//! of an answer.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The head, as it came.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+/// A connection that is kept.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    address: SocketAddr,
+    read: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects.
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the server accepts connections");
+        Self { stream, address, read: Vec::new() }
+    }
+
+    /// Opens a session and its own stream, and reads the stream's head.
+    pub async fn open_stream(address: SocketAddr) -> Self {
+        let mut connection = Self::open(address).await;
+        let session = connection.open_session().await;
+        let head = format!("GET /mcp HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\nmcp-session-id: {session}\r\n\r\n");
+        connection.send(head.as_bytes()).await;
+        let head = connection.head().await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        connection
+    }
+
+    /// Sends `initialize` and gives the session id.
+    pub async fn open_session(&mut self) -> String {
+        let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
+        self.send_message(&json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string(), "").await;
+        let answer = self.answer().await;
+        let session = answer.head.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
+        session.expect("initialize opens a session").trim().to_owned()
+    }
+
+    /// Sends a `tools/call`.
+    pub async fn send_call(&mut self, id: u32, tool: &str, arguments: Value) {
+        let message = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": tool, "arguments": arguments } });
+        self.send_message(&message.to_string(), "").await;
+    }
+
+    /// Sends a message to `/mcp`. `headers` are whole lines.
+    pub async fn send_message(&mut self, body: &str, headers: &str) {
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n",
+            self.address,
+            body.len()
+        );
+        self.send(format!("{head}{body}").as_bytes()).await;
+    }
+
+    /// Sends bytes as they are.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("the server reads");
+    }
+
+    /// Ends our side of the connection and keeps the other.
+    pub async fn half_close(&mut self) {
+        self.stream.shutdown().await.expect("a socket can be half closed");
+    }
+
+    /// Reads one answer with a content length.
+    pub async fn answer(&mut self) -> Answer {
+        let head = self.head().await;
+        let header = |name: &str| {
+            head.lines().find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
+        };
+        let length: usize = header("content-length").unwrap_or("0").parse().expect("a length is a number");
+        while self.read.len() < length {
+            assert!(self.more().await, "the connection ended inside a body: {head}");
+        }
+        let body = self.read.drain(..length).collect();
+        Answer { status: status(&head), body: String::from_utf8(body).expect("a body is text"), head }
+    }
+
+    /// Reads whatever comes until the server closes.
+    pub async fn read_to_end(mut self) -> String {
+        while self.more().await {}
+        String::from_utf8(self.read).expect("the answer is text")
+    }
+
+    async fn head(&mut self) -> String {
+        loop {
+            if let Some(end) = self.read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                let head = self.read.drain(..end + 4).collect();
+                return String::from_utf8(head).expect("a head is text");
+            }
+            assert!(self.more().await, "the connection ended before an answer: {:?}", String::from_utf8_lossy(&self.read));
+        }
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        match self.stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => false,
+            Ok(read) => {
+                self.read.extend_from_slice(&buffer[..read]);
+                true
+            }
+        }
+    }
+}
+
+fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("an answer has a status")
+}
+
+/// A GET on a connection of its own.
+pub async fn get(address: SocketAddr, path: &str) -> Answer {
+    once(address, &format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")).await
+}
+
+/// A POST without a body on a connection of its own.
+pub async fn post(address: SocketAddr, path: &str) -> Answer {
+    once(address, &format!("POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")).await
+}
+
+/// One message to `/mcp` on a connection of its own.
+pub async fn message(address: SocketAddr, body: &str) -> Answer {
+    let mut connection = Connection::open(address).await;
+    connection.send_message(body, "connection: close\r\n").await;
+    connection.answer().await
+}
+
+async fn once(address: SocketAddr, request: &str) -> Answer {
+    let mut connection = Connection::open(address).await;
+    connection.send(request.as_bytes()).await;
+    let mut answer = connection.answer().await;
+    if answer.body.is_empty() {
+        answer.body = connection.read_to_end().await;
+    }
+    answer
+}

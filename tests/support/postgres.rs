@@ -1,0 +1,49 @@
+//! A place for a private PostgreSQL: a directory that is gone when the test is over. The server that uses it starts and stops
+//! PostgreSQL itself.
+
+use std::path::{Path, PathBuf};
+
+/// A temporary directory that an unprivileged PostgreSQL can reach.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+}
+
+impl DataDir {
+    /// A new one.
+    pub fn new() -> Self {
+        let unique = format!("mcp-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let path = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&path).expect("the temporary directory is writable");
+        Self { path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For `DATA_DIR`.
+    pub fn database(&self) -> String {
+        self.path.join("db").display().to_string()
+    }
+}
+
+impl Default for DataDir {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // A server killed by its test leaves its PostgreSQL to the next user, and here there is none.
+        let pid_file = self.path.join("db/cluster/postmaster.pid");
+        if let Some(pid) = std::fs::read_to_string(pid_file).ok().and_then(|text| text.lines().next().map(str::to_owned)) {
+            let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
+        }
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
