@@ -52,7 +52,8 @@ async fn seen_by_every_client(server: &Server, arguments: &Value) -> Vec<(String
 
     let transport = StreamableHttpClientTransport::from_config(StreamableHttpClientTransportConfig::with_uri(url.clone()));
     let client = ClientConfig::default().serve(transport).await.expect("rmcp's client connects");
-    let call = CallToolRequestParams::new("search_appointments").with_arguments(arguments.as_object().cloned().unwrap_or_default());
+    let call =
+        CallToolRequestParams::new("search_appointments").with_arguments(arguments.as_object().cloned().unwrap_or_default());
     let rmcp = client.call_tool(call).await.expect("rmcp's client calls");
     client.cancel().await.expect("rmcp's client leaves");
 
@@ -82,12 +83,19 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_calendar_is_imported_searched_by_every_client_and_booked_over() {
     let data = DataDir::new();
-    let server = Server::start(binary("mcp-server"), &[("DATA_DIR", &data.database()), ("TIME_ZONE", "Europe/Berlin")]).await.ready().await;
+    let server = Server::start(binary("mcp-server"), &[("DATA_DIR", &data.database()), ("TIME_ZONE", "Europe/Berlin")])
+        .await
+        .ready()
+        .await;
 
     let first = counts(&import(&data, &calendar("overrides.ics"), &[]).await);
     assert_eq!(first["added"], 11, "{first}");
     let again = counts(&import(&data, &calendar("overrides.ics"), &[]).await);
-    assert_eq!((&again["added"], &again["updated"], &again["removed"], &again["unchanged"]), (&json!(0), &json!(0), &json!(0), &json!(11)), "{again}");
+    assert_eq!(
+        (&again["added"], &again["updated"], &again["removed"], &again["unchanged"]),
+        (&json!(0), &json!(0), &json!(0), &json!(11)),
+        "{again}"
+    );
 
     // What a person sees in that calendar in April 2024: a weekly stand-up, once moved, once called off.
     let april = json!({ "userId": "ada", "startDate": "2024-04-01", "endDate": "2024-04-30" });
@@ -127,7 +135,10 @@ async fn real_calendars_show_what_a_person_sees_in_them() {
         return;
     };
     let data = DataDir::new();
-    let server = Server::start(binary("mcp-server"), &[("DATA_DIR", &data.database()), ("TIME_ZONE", "Europe/Berlin")]).await.ready().await;
+    let server = Server::start(binary("mcp-server"), &[("DATA_DIR", &data.database()), ("TIME_ZONE", "Europe/Berlin")])
+        .await
+        .ready()
+        .await;
     for (file, from, until, expected) in [
         (
             "machbar.ics",
@@ -166,7 +177,10 @@ async fn real_calendars_show_what_a_person_sees_in_them() {
     let imported = counts(&import(&data, &folder.join("fablab-cottbus.ics"), &[]).await);
     assert!(imported["added"].as_u64() > Some(0), "{imported}");
     let seen = seen_by_every_client(&server, &allday).await;
-    assert!(seen.contains(&("Lab geschlossen: Wir sind auf dem Karlstraßenfest".to_owned(), "2018-06-09T00:00:00+02:00".to_owned())), "{seen:#?}");
+    assert!(
+        seen.contains(&("Lab geschlossen: Wir sind auf dem Karlstraßenfest".to_owned(), "2018-06-09T00:00:00+02:00".to_owned())),
+        "{seen:#?}"
+    );
     for (file, words) in [("bom.ics", ""), ("broken.ics", "")] {
         let output = import(&data, &folder.join(file), &[]).await;
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

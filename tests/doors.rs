@@ -8,7 +8,8 @@ use tests::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doors_of_probes_answer_and_name_the_release() {
-    let server = Server::example("slow", &[("RELEASE_COLOR", "green"), ("RELEASE_VERSION", "2.2.0"), ("RELEASE_COMMIT", "8f3a1c")]).await;
+    let server =
+        Server::example("slow", &[("RELEASE_COLOR", "green"), ("RELEASE_VERSION", "2.2.0"), ("RELEASE_COMMIT", "8f3a1c")]).await;
     let release = json!({ "color": "green", "version": "2.2.0", "commit": "8f3a1c" });
     let health = get(server.address(), "/health").await;
     assert_eq!(health.status, 200);
@@ -31,8 +32,16 @@ async fn the_doors_of_probes_answer_and_name_the_release() {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_accept_gets_plain_json() {
     let server = Server::example("slow", &[]).await;
-    for accept in ["", "accept: */*\r\n", "accept: application/json\r\n", "accept: text/html\r\n", "accept: application/json, text/event-stream\r\n"] {
-        for (method, params) in [("tools/list", json!({})), ("tools/call", json!({ "name": "echo", "arguments": {} })), ("ping", json!({}))] {
+    for accept in [
+        "",
+        "accept: */*\r\n",
+        "accept: application/json\r\n",
+        "accept: text/html\r\n",
+        "accept: application/json, text/event-stream\r\n",
+    ] {
+        for (method, params) in
+            [("tools/list", json!({})), ("tools/call", json!({ "name": "echo", "arguments": {} })), ("ping", json!({}))]
+        {
             let mut connection = Connection::open(server.address()).await;
             let body = json!({ "jsonrpc": "2.0", "id": "a", "method": method, "params": params }).to_string();
             connection.send_message(&body, accept).await;

@@ -15,8 +15,16 @@ fn call(arguments: &Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_malformed_message_gets_the_code_that_json_rpc_gives_it() {
     let server = Server::example("slow", &[]).await;
-    let deep = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{{\"name\":\"wait\",\"arguments\":{{\"n\":{}1{}}}}}}}", "[".repeat(1000), "]".repeat(1000));
-    let deep_meta = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"resources/list\",\"params\":{{\"_meta\":{{\"x\":{}{}}}}}}}", "[".repeat(1000), "]".repeat(1000));
+    let deep = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{{\"name\":\"wait\",\"arguments\":{{\"n\":{}1{}}}}}}}",
+        "[".repeat(1000),
+        "]".repeat(1000)
+    );
+    let deep_meta = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"resources/list\",\"params\":{{\"_meta\":{{\"x\":{}{}}}}}}}",
+        "[".repeat(1000),
+        "]".repeat(1000)
+    );
     for (body, status, code) in [
         ("", 400, -32700),
         ("{", 400, -32700),
@@ -69,7 +77,10 @@ async fn invalid_utf8_is_no_json() {
     let server = Server::example("slow", &[]).await;
     let mut connection = Connection::open(server.address()).await;
     let body = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\xfe\"}";
-    let head = format!("POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     connection.send(head.as_bytes()).await;
     connection.send(body).await;
     let answer = connection.answer().await;
@@ -80,13 +91,17 @@ async fn invalid_utf8_is_no_json() {
 async fn a_body_over_the_limit_is_refused_with_and_without_a_length() {
     let server = Server::example("slow", &[("BODY_LIMIT_BYTES", "65536")]).await;
     let mut connection = Connection::open(server.address()).await;
-    connection.send(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10485760\r\n\r\n").await;
+    connection
+        .send(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10485760\r\n\r\n")
+        .await;
     let answer = connection.answer().await;
     assert_eq!(answer.status, 413);
     assert_eq!(answer.json()["error"]["message"], "the body is larger than 65536 bytes");
 
     let mut connection = Connection::open(server.address()).await;
-    connection.send(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    connection
+        .send(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
     let chunk = format!("8000\r\n{}\r\n", " ".repeat(0x8000));
     for _ in 0..3 {
         connection.send(chunk.as_bytes()).await;
@@ -156,7 +171,10 @@ async fn only_our_names_and_our_pages_come_in() {
         ("host: mcp.example.com\r\norigin: http://localhost:6274\r\n", 403),
     ] {
         let mut connection = Connection::open(server.address()).await;
-        let request = format!("POST /mcp HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n{ping}", ping.len());
+        let request = format!(
+            "POST /mcp HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n{ping}",
+            ping.len()
+        );
         connection.send(request.as_bytes()).await;
         assert_eq!(connection.answer().await.status, status, "{headers}");
     }

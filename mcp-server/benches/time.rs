@@ -8,9 +8,13 @@ use support::{Ask, Bench};
 
 fn answers(criterion: &mut Criterion) {
     let bench = Bench::new();
-    for (name, ask) in
-        [("call", Ask::Call), ("list", Ask::List), ("ping", Ask::Ping), ("initialize", Ask::Initialize), ("discover", Ask::Discover)]
-    {
+    for (name, ask) in [
+        ("call", Ask::Call),
+        ("list", Ask::List),
+        ("ping", Ask::Ping),
+        ("initialize", Ask::Initialize),
+        ("discover", Ask::Discover),
+    ] {
         criterion.bench_function(name, |bencher| bencher.iter(|| bench.ask(ask)));
     }
 }

@@ -1,7 +1,7 @@
 //! An application for watching departures: its calls wait until they are told to go on.
 //!
 //! - `wait` answers once the process has got SIGUSR1,
-//! - `never` does not answer,
+//! - `never` does not answer, and neither does `GET /never`, which has no deadline of its own either,
 //! - `echo` answers at once,
 //! - `panics` panics.
 
@@ -65,6 +65,7 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
         .tool(Tool::new("never", never).describe("Does not answer.").read_only())
         .tool(Tool::new("echo", echo).describe("Answers at once.").read_only())
         .tool(Tool::new("panics", panics).describe("Panics.").read_only())
+        .routes(axum::Router::new().route("/never", axum::routing::get(never)))
         .telemetry(telemetry)
         .serve(config.http)
         .await)

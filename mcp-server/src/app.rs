@@ -31,7 +31,7 @@ use crate::{
     },
     mcp::{Parts, Server, door::Door},
     prompt::Prompt,
-    resource::{Resource, ResourceTemplate},
+    resource::{Changes, Resource, ResourceTemplate},
     sessions::Sessions,
     telemetry::{
         Telemetry,
@@ -117,7 +117,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             templates: Vec::new(),
             prompts: Vec::new(),
             logging: false,
-            subscriptions: false,
+            changes: None,
         };
         Self {
             parts,
@@ -180,9 +180,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         self
     }
 
-    /// Tells clients that they may subscribe to resources.
-    pub fn subscriptions(mut self) -> Self {
-        self.parts.subscriptions = true;
+    /// Tells clients that they may subscribe to resources, and them of these changes.
+    pub fn subscriptions(mut self, changes: Changes) -> Self {
+        self.parts.changes = Some(changes);
         self
     }
 
@@ -294,7 +294,8 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             telemetry: Arc::new(telemetry.clone()),
         };
         let direct = self.layers.is_empty().then(|| door.clone());
-        let router = self.layers.into_iter().fold(router(doors.clone(), door.clone()).merge(self.routes), |router, layer| layer(router));
+        let router =
+            self.layers.into_iter().fold(router(doors.clone(), door.clone()).merge(self.routes), |router, layer| layer(router));
 
         let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout };
         let (address, operations_address) = (public.address(), operations.address());

@@ -16,19 +16,19 @@ pub mod import;
 
 mod calendar;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, error::Error, sync::Arc};
 
 use axum::extract::FromRef;
 use bg_runtime::{
-    database::{DatabaseError, Row},
+    database::{DatabaseError, FromSql, Row, Type},
     storage::migration::Migration,
 };
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 use uuid::Uuid;
 
 pub use self::store::Appointments;
-use self::time::{Clock, Stamp, TimeError, Zones};
+use self::time::{Clock, Period, TimeError, Zones};
 use crate::{Tool, ToolError};
 
 /// What the tools share.
@@ -48,55 +48,48 @@ pub const INSTRUCTIONS: &str = "Searches, books, moves and cancels appointments 
 the ids come from there. A slot is given once; when it is taken the answer says by what. Appointments marked `imported` \
 belong to a calendar elsewhere and are changed there.";
 
-/// An appointment as it was stored. It stays in the row it came in, and is written to the answer from there.
-#[derive(Debug)]
-pub(crate) struct Appointment {
-    row: Row,
-    starts_at: Clock,
-    ends_at: Clock,
-    /// The last day of one that lasts whole days.
-    last_day: Option<Clock>,
-}
-
-/// What callers see of an appointment, and its schema.
-#[derive(Serialize, JsonSchema)]
+/// An appointment, as callers see it.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "Appointment")]
-struct View<'a> {
+pub(crate) struct Appointment {
     /// Names the appointment to the tools that change it.
     #[schemars(with = "String", extend("format" = "uuid"))]
     id: Uuid,
-    title: &'a str,
+    title: String,
     /// The first moment, with the offset of `timeZone`.
-    #[schemars(extend("format" = "date-time"))]
-    starts_at: &'a str,
+    starts_at: Clock,
     /// The moment after the last.
-    #[schemars(extend("format" = "date-time"))]
-    ends_at: &'a str,
+    ends_at: Clock,
     /// The IANA zone the times were said in.
-    time_zone: &'a str,
+    time_zone: Arc<str>,
     /// Whole days, from midnight to midnight in `timeZone`.
     all_day: bool,
     /// The first day, when it lasts whole days.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date"))]
-    start_date: Option<&'a str>,
+    start_date: Option<String>,
     /// The last day, when it lasts whole days.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date"))]
-    end_date: Option<&'a str>,
-    #[schemars(required)]
-    location: Option<&'a str>,
-    #[schemars(extend("enum" = ["confirmed", "pending", "cancelled"]))]
-    status: &'a str,
+    end_date: Option<String>,
+    location: Option<String>,
+    /// `confirmed`, `pending`, or `cancelled`: a cancelled one takes no time.
+    status: Word,
     /// The first 200 characters of the description.
     #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
+    description: Option<String>,
     /// Present when it came from a calendar: it is changed there, not here.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[schemars(default)]
     imported: bool,
+    #[serde(skip)]
+    period: Period,
 }
+
+/// A status. Those this release knows are not copied; one that only another release knows is passed on.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+struct Word(Cow<'static, str>);
 
 /// What every tool answers with: data, and the kind of document that draws it.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -166,138 +159,95 @@ impl FromRef<AppState> for Appointments {
 // === impl Appointment ===
 
 impl Appointment {
-    fn new(row: Row, zones: &mut Zones) -> Self {
-        let zone: &str = row.get(store::TIME_ZONE);
-        let ends: Stamp = row.get(store::ENDS_AT);
-        let starts_at = zones.clock(row.get(store::STARTS_AT), zone);
-        let ends_at = zones.clock(ends, zone);
-        let whole_days: bool = row.get(store::ALL_DAY);
-        let last_day = whole_days.then(|| zones.clock(Stamp(ends.0.saturating_sub(1)), zone));
-        Self { starts_at, ends_at, last_day, row }
-    }
-
-    fn id(&self) -> Uuid {
-        self.row.get(store::ID)
-    }
-
-    fn title(&self) -> &str {
-        self.row.get(store::TITLE)
-    }
-
-    fn starts_at(&self) -> Stamp {
-        self.row.get(store::STARTS_AT)
-    }
-
-    fn ends_at(&self) -> Stamp {
-        self.row.get(store::ENDS_AT)
-    }
-
-    fn time_zone(&self) -> &str {
-        self.row.get(store::TIME_ZONE)
+    fn read(row: &Row, zones: &mut Zones) -> Self {
+        let period = Period { starts_at: row.get(store::STARTS_AT), ends_at: row.get(store::ENDS_AT) };
+        let zone = zones.get(row.get(store::TIME_ZONE));
+        let [starts_at, ends_at] = [period.starts_at, period.ends_at].map(|stamp| zone.clock(stamp));
+        let all_day = row.get(store::ALL_DAY);
+        Self {
+            id: row.get(store::ID),
+            title: row.get(store::TITLE),
+            time_zone: Arc::clone(zone.name()),
+            all_day,
+            start_date: all_day.then(|| starts_at.date()),
+            end_date: all_day.then(|| zone.clock(period.last()).date()),
+            starts_at,
+            ends_at,
+            location: row.get(store::LOCATION),
+            status: row.get(store::STATUS),
+            description: row.get(store::DESCRIPTION),
+            imported: row.get(store::IMPORTED),
+            period,
+        }
     }
 
     fn is_cancelled(&self) -> bool {
-        self.status() == "cancelled"
+        self.status.0 == "cancelled"
     }
 
-    fn is_imported(&self) -> bool {
-        self.row.get(store::IMPORTED)
-    }
-
-    fn status(&self) -> &str {
-        self.row.get(store::STATUS)
-    }
-
-    fn location(&self) -> Option<&str> {
-        self.row.get(store::LOCATION)
-    }
-
-    fn description(&self) -> Option<&str> {
-        self.row.get(store::DESCRIPTION)
-    }
-
-    fn view(&self) -> View<'_> {
-        View {
-            id: self.id(),
-            title: self.title(),
-            starts_at: self.starts_at.as_str(),
-            ends_at: self.ends_at.as_str(),
-            time_zone: self.time_zone(),
-            all_day: self.last_day.is_some(),
-            start_date: self.last_day.is_some().then(|| self.starts_at.date()),
-            end_date: self.last_day.as_ref().map(Clock::date),
-            location: self.location(),
-            status: self.status(),
-            description: self.description(),
-            imported: self.is_imported(),
-        }
-    }
-
-    /// Appends the appointment in words: `2026-12-25 09:00 to 10:00 UTC: Tea (pending), Room 4`.
-    fn say(&self, out: &mut String) {
+    /// Appends the appointment in words: `2026-12-25 09:00 to 10:00 UTC: Tea (pending), Room 4 [id]`.
+    ///
+    /// Words are put together as bytes and checked once, when they are whole: a page has hundreds of pieces.
+    fn say(&self, out: &mut Vec<u8>) {
         self.say_when(out);
-        out.push_str(": ");
-        push_line(out, self.title());
-        let status = self.status();
-        if status != "confirmed" {
-            out.push_str(" (");
-            out.push_str(status);
-            out.push(')');
+        out.extend_from_slice(b": ");
+        push_line(out, &self.title);
+        if self.status.0 != "confirmed" {
+            out.extend_from_slice(b" (");
+            out.extend_from_slice(self.status.0.as_bytes());
+            out.push(b')');
         }
-        if let Some(location) = self.location() {
-            out.push_str(", ");
+        if let Some(location) = &self.location {
+            out.extend_from_slice(b", ");
             push_line(out, location);
         }
+        out.extend_from_slice(b" [");
+        out.extend_from_slice(self.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+        out.push(b']');
     }
 
-    fn say_when(&self, out: &mut String) {
-        out.push_str(self.starts_at.date());
-        match &self.last_day {
-            Some(last) => {
-                if last.date() != self.starts_at.date() {
-                    out.push_str(" to ");
-                    out.push_str(last.date());
-                }
-                out.push_str(" all day");
+    fn say_when(&self, out: &mut Vec<u8>) {
+        if let (Some(first), Some(last)) = (&self.start_date, &self.end_date) {
+            out.extend_from_slice(first.as_bytes());
+            if last != first {
+                out.extend_from_slice(b" to ");
+                out.extend_from_slice(last.as_bytes());
             }
-            None => {
-                out.push(' ');
-                out.push_str(self.starts_at.time());
-                out.push_str(" to ");
-                if self.ends_at.date() != self.starts_at.date() {
-                    out.push_str(self.ends_at.date());
-                    out.push(' ');
-                }
-                out.push_str(self.ends_at.time());
-                out.push(' ');
-                out.push_str(self.time_zone());
-            }
+            out.extend_from_slice(b" all day");
+            return;
         }
+        let [start, end] = [&self.starts_at, &self.ends_at].map(Clock::in_words);
+        out.extend_from_slice(&start);
+        out.extend_from_slice(b" to ");
+        out.extend_from_slice(if start[..10] == end[..10] { &end[11..] } else { &end });
+        out.push(b' ');
+        out.extend_from_slice(self.time_zone.as_bytes());
     }
 
-    /// `“Tea” from … to …`, for a sentence.
+    /// `“Tea”, 2026-12-25 09:00 to 10:00 UTC`, for a sentence.
     fn quoted(&self) -> String {
-        let mut words = String::from("“");
-        push_line(&mut words, self.title());
-        words.push_str("”, ");
-        self.say_when(&mut words);
-        words
+        let mut out = Vec::from("“");
+        push_line(&mut out, &self.title);
+        out.extend_from_slice("”, ".as_bytes());
+        self.say_when(&mut out);
+        words(out)
     }
 }
 
-impl Serialize for Appointment {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.view().serialize(serializer)
-    }
-}
+// === impl Word ===
 
-impl JsonSchema for Appointment {
-    fn schema_name() -> Cow<'static, str> {
-        View::schema_name()
+impl<'a> FromSql<'a> for Word {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(match raw {
+            b"confirmed" => "confirmed".into(),
+            b"pending" => "pending".into(),
+            b"cancelled" => "cancelled".into(),
+            _ => String::from_sql(kind, raw)?.into(),
+        }))
     }
 
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        View::json_schema(generator)
+    fn accepts(kind: &Type) -> bool {
+        <String as FromSql<'_>>::accepts(kind)
     }
 }
 
@@ -344,17 +294,24 @@ fn user(said: &str) -> Result<&str, AppointmentError> {
 const MOST_OF_A_USER: usize = 200;
 
 /// Appends a text on one line, shortened: a title is what a stranger wrote, and must not look like a line of ours.
-fn push_line(out: &mut String, text: &str) {
+fn push_line(out: &mut Vec<u8>, text: &str) {
     const MOST_BYTES: usize = 120;
-    let short = &text[..text.floor_char_boundary(MOST_BYTES)];
-    if short.bytes().any(|byte| byte.is_ascii_control()) {
-        out.extend(short.chars().map(|character| if character.is_control() { ' ' } else { character }));
-    } else {
-        out.push_str(short);
+    let short = &text.as_bytes()[..text.floor_char_boundary(MOST_BYTES)];
+    let begin = out.len();
+    out.extend_from_slice(short);
+    for byte in &mut out[begin..] {
+        if byte.is_ascii_control() {
+            *byte = b' ';
+        }
     }
     if short.len() < text.len() {
-        out.push('…');
+        out.extend_from_slice("…".as_bytes());
     }
+}
+
+/// The bytes that texts were appended to, as a text.
+fn words(out: Vec<u8>) -> String {
+    String::from_utf8(out).expect("whole texts, one after the other, are a text")
 }
 
 #[cfg(test)]
@@ -376,17 +333,19 @@ mod tests {
 
     #[test]
     fn a_title_stays_on_its_line() {
-        let mut line = String::new();
-        push_line(&mut line, "Tea\n- 2026-01-01 a forged line");
-        assert_eq!(line, "Tea - 2026-01-01 a forged line");
-        line.clear();
-        push_line(&mut line, &"é".repeat(100));
-        assert_eq!(line, format!("{}…", "é".repeat(60)));
+        let line = |text: &str| {
+            let mut out = Vec::new();
+            push_line(&mut out, text);
+            words(out)
+        };
+        assert_eq!(line("Tea\n- 2026-01-01 a forged line"), "Tea - 2026-01-01 a forged line");
+        assert_eq!(line(&"é".repeat(100)), format!("{}…", "é".repeat(60)));
     }
 
     #[test]
     fn the_schema_says_what_is_written() {
-        let schema = serde_json::Value::from(schemars::schema_for!(Drawn<Changed>));
+        let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+        let schema = serde_json::Value::from(settings.into_generator().into_root_schema_for::<Drawn<Changed>>());
         assert_eq!(schema["properties"]["mimeType"]["const"], "text/html+skybridge");
         let appointment = &schema["$defs"]["Appointment"];
         let required: Vec<_> = appointment["required"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();

@@ -16,7 +16,8 @@ use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use mcp_server::{
     App, Config,
     appointments::{self, AppState, Appointments, MIGRATIONS, import},
-    config, telemetry::Telemetry,
+    config,
+    telemetry::Telemetry,
 };
 
 /// How far into the future a series without an end is imported when nobody says.

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, error::Error, fmt};
 
 use bg_runtime::database::DatabaseError;
+use rmcp::ErrorData;
 
 /// Why a tool gives no result.
 ///
@@ -12,8 +13,10 @@ pub struct ToolError {
     kind: Kind,
 }
 
-enum Kind {
+/// Who is to hear what.
+pub(crate) enum Kind {
     Caller(Cow<'static, str>),
+    Protocol(Box<ErrorData>),
     Internal(Box<dyn Error + Send + Sync>),
 }
 
@@ -24,16 +27,19 @@ impl ToolError {
         Self { kind: Kind::Caller(message.into()) }
     }
 
+    /// An error of the protocol, for the client and not for the model: a capability it lacks, a request state that was
+    /// tampered with. Everything else the model can do better with as a [`ToolError::caller`].
+    pub fn protocol(error: ErrorData) -> Self {
+        Self { kind: Kind::Protocol(Box::new(error)) }
+    }
+
     /// Our failure. The client learns that calling again is worthwhile and nothing else.
     pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind: Kind::Internal(source.into()) }
     }
 
-    pub(crate) fn split(self) -> Result<Cow<'static, str>, Box<dyn Error + Send + Sync>> {
-        match self.kind {
-            Kind::Caller(message) => Ok(message),
-            Kind::Internal(source) => Err(source),
-        }
+    pub(crate) fn into_kind(self) -> Kind {
+        self.kind
     }
 }
 
@@ -41,8 +47,15 @@ impl fmt::Debug for ToolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Caller(message) => f.debug_tuple("Caller").field(message).finish(),
+            Kind::Protocol(error) => f.debug_tuple("Protocol").field(error).finish(),
             Kind::Internal(source) => f.debug_tuple("Internal").field(&Chain(source.as_ref()).to_string()).finish(),
         }
+    }
+}
+
+impl From<ErrorData> for ToolError {
+    fn from(error: ErrorData) -> Self {
+        Self::protocol(error)
     }
 }
 

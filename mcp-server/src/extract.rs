@@ -5,15 +5,15 @@ use std::{borrow::Cow, ops::Deref, sync::Arc};
 
 use axum::extract::FromRef;
 use rmcp::{
-    RoleServer,
-    model::{InputResponses, JsonObject},
+    ErrorData, RoleServer,
+    model::{ClientCapabilities, InputResponses, JsonObject, ProgressNotificationParam},
     service::RequestContext,
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{reply, tool::Description};
+use crate::{error::ToolError, reply, tool::Description};
 
 pub use bg_runtime::Release;
 
@@ -34,6 +34,8 @@ pub struct Call<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCall {
     pub(crate) context: RequestContext<RoleServer>,
+    /// From which level on the client wants log lines.
+    pub(crate) log_level: Option<LogLevel>,
     pub(crate) input_responses: Option<InputResponses>,
     pub(crate) request_state: Option<String>,
 }
@@ -79,7 +81,13 @@ pub struct Principal {
 ///
 /// Asking for it moves the tool's calls to rmcp's service, which costs about 200,000 instructions a call.
 #[derive(Clone, Debug)]
-pub struct Peer(RequestContext<RoleServer>);
+pub struct Peer {
+    context: RequestContext<RoleServer>,
+    log_level: Option<LogLevel>,
+}
+
+#[expect(deprecated, reason = "deprecated with 2026-07-28, and still spoken")]
+type LogLevel = rmcp::model::LoggingLevel;
 
 /// What the client answered to an earlier request for input, and the state that request carried (2026-07-28).
 #[derive(Clone, Debug, Default)]
@@ -120,11 +128,45 @@ impl Principal {
 
 // === impl Peer ===
 
+impl Peer {
+    /// Says how far the work is: `done` of `total`. Only clients that asked for it hear it.
+    pub async fn progress(&self, done: f64, total: f64, message: impl Into<String>) {
+        let Some(token) = self.context.meta.get_progress_token() else { return };
+        let progress = ProgressNotificationParam::new(token, done).with_total(total).with_message(message);
+        // A client that has gone meanwhile misses nothing it waits for.
+        let _ = self.context.peer.notify_progress(progress).await;
+    }
+
+    /// Writes a line into the client's log, when the client wants lines of this level. It is for the person at the client;
+    /// what the operator should know goes to `tracing`. 2026-07-28 keeps this for older clients only.
+    #[expect(deprecated, reason = "deprecated with 2026-07-28, and still spoken")]
+    pub async fn log(&self, level: LogLevel, data: impl Into<serde_json::Value>) {
+        if self.log_level.is_some_and(|wanted| wanted as u8 <= level as u8) {
+            let line = rmcp::model::LoggingMessageNotificationParam::new(level, data.into());
+            let _ = self.context.peer.notify_logging_message(line).await;
+        }
+    }
+
+    /// Refuses the call when the client lacks a capability: the protocol's own error, so that the client knows what to
+    /// declare (2026-07-28).
+    ///
+    /// # Errors
+    /// When the client did not declare it.
+    pub fn requires(&self, required: ClientCapabilities) -> Result<(), ToolError> {
+        let declared = self.context.client_capabilities().unwrap_or_default();
+        let has = |needs: bool, has: bool| !needs || has;
+        let enough = has(required.sampling.is_some(), declared.sampling.is_some())
+            && has(required.elicitation.is_some(), declared.elicitation.is_some())
+            && has(required.roots.is_some(), declared.roots.is_some());
+        if enough { Ok(()) } else { Err(ErrorData::missing_required_client_capability(required).into()) }
+    }
+}
+
 impl Deref for Peer {
     type Target = RequestContext<RoleServer>;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.context
     }
 }
 
@@ -167,7 +209,7 @@ impl<S> FromCall<S> for Release {
 impl<S> FromCall<S> for Peer {
     fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
         let peer = call.peer.as_ref().expect("a tool that asks for its peer is called through rmcp");
-        Ok(Self(peer.context.clone()))
+        Ok(Self { context: peer.context.clone(), log_level: peer.log_level })
     }
 
     fn describe(description: &mut Description) {

@@ -14,7 +14,10 @@ use clap::{Parser, Subcommand};
 ///
 /// Everything is configured by environment variables; `mcp-server config` shows them all, with their reasons.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 1 calls were cut off or the command failed, 64 the configuration is wrong, 70 it could not start.")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 calls were cut off or the command failed, 64 the configuration is wrong, 70 it could not start."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -6,10 +6,12 @@ pub(crate) mod door;
 pub(crate) mod envelope;
 pub(crate) mod lean;
 pub(crate) mod protocol;
+mod subscriptions;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bg_runtime::{Lifecycle, Release};
+use bytes::Bytes;
 use rmcp::model::{
     Implementation, JsonObject, ListToolsResult, ProtocolVersion, ServerCapabilities, ServerConfig, ToolsCapability,
 };
@@ -19,7 +21,7 @@ use crate::{
     extract::{Call, Rejection},
     prompt::Prompt,
     reply::Writer,
-    resource::{Resource, ResourceTemplate},
+    resource::{Changes, Resource, ResourceTemplate},
     sessions::Sessions,
     telemetry::metrics::{Metrics, Operation},
     tool::{Description, Running, Tool},
@@ -45,6 +47,7 @@ pub(crate) struct Server {
     pub(crate) resources: Vec<Resource>,
     pub(crate) templates: Vec<ResourceTemplate>,
     pub(crate) prompts: Vec<Prompt>,
+    pub(crate) changes: Option<Changes>,
     pub(crate) encoded: Encoded,
     pub(crate) operations: Operations,
 }
@@ -67,9 +70,9 @@ pub(crate) struct Operations {
 
 /// Answers that never change, encoded once: the `result` as JSON, for the older revisions and for 2026-07-28.
 pub(crate) struct Encoded {
-    pub(crate) tools: String,
-    pub(crate) tools_2026: String,
-    pub(crate) discover: String,
+    pub(crate) tools: Bytes,
+    pub(crate) tools_2026: Bytes,
+    pub(crate) discover: Bytes,
     /// Without its opening brace and protocol version.
     pub(crate) initialize: String,
     /// Members of `_meta` that 2026-07-28 wants in every result.
@@ -88,7 +91,7 @@ pub(crate) struct Parts<S> {
     pub(crate) templates: Vec<ResourceTemplate>,
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) logging: bool,
-    pub(crate) subscriptions: bool,
+    pub(crate) changes: Option<Changes>,
 }
 
 impl Server {
@@ -118,7 +121,7 @@ impl Server {
             .map(|tool| {
                 let (state, run) = (state.clone(), tool.run);
                 let route = Route {
-                    needs_peer: tool.description.needs_peer,
+                    needs_peer: tool.description.needs_peer || tool.description.wants_headers(),
                     run: Box::new(move |call, writer| run.run(call, &state, writer)),
                     operation: metrics.operation("tools/call", Some(&tool.description.name)),
                 };
@@ -136,6 +139,7 @@ impl Server {
             resources: parts.resources,
             templates: parts.templates,
             prompts: parts.prompts,
+            changes: parts.changes,
             encoded,
             operations,
         }
@@ -158,7 +162,7 @@ fn config<S>(parts: &Parts<S>) -> ServerConfig {
     capabilities.tools = (!parts.tools.is_empty()).then(ToolsCapability::default);
     if !parts.resources.is_empty() || !parts.templates.is_empty() {
         let resources = capabilities.resources.get_or_insert_default();
-        resources.subscribe = parts.subscriptions.then_some(true);
+        resources.subscribe = parts.changes.is_some().then_some(true);
     }
     capabilities.prompts = (!parts.prompts.is_empty()).then(Default::default);
     capabilities.completions = parts.prompts.iter().any(|prompt| prompt.complete.is_some()).then(JsonObject::new);
@@ -173,7 +177,7 @@ impl Encoded {
     fn new(config: &ServerConfig, tools: &[rmcp::model::Tool]) -> Self {
         let info = json!(config.server_info);
         let meta = json!({ SERVER_INFO: info });
-        let text = |value: Value| value.to_string();
+        let text = |value: Value| Bytes::from(value.to_string());
         let mut discover = json!({
             "resultType": "complete",
             "supportedVersions": ProtocolVersion::KNOWN_VERSIONS,

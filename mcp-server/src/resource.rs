@@ -1,8 +1,10 @@
-//! Resources: what a client may read by address. Either one address, or a template that many addresses fit.
+//! Resources: what a client may read by address, either one address or a template that many addresses fit; and word of
+//! their changes for those who subscribed.
 
 use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
 
 use rmcp::model::{ReadResourceResponse, ReadResourceResult, ResourceContents};
+use tokio::sync::broadcast;
 
 use crate::error::ToolError;
 
@@ -30,6 +32,74 @@ pub struct Read {
     pub uri: String,
     /// What stood in the place of the template's variables, percent-decoding left to the reader.
     pub variables: BTreeMap<String, String>,
+}
+
+/// Word of changed resources, for clients that subscribed to them. Give it to
+/// [`App::subscriptions`](crate::App::subscriptions) and a clone of it to whatever changes a resource.
+///
+/// It reaches the clients of this process. What another process changed has to be heard of there, for instance through the
+/// database that both stand on.
+#[derive(Clone, Debug)]
+pub struct Changes(broadcast::Sender<Arc<str>>);
+
+/// How many changes may wait for a subscriber that is slow. One that falls behind further is told that everything it
+/// subscribed to may have changed, which is true.
+const CHANGES_WAITING: usize = 256;
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(CHANGES_WAITING))
+    }
+}
+
+impl Changes {
+    /// Nothing has changed yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says that the resource at this address reads differently now.
+    pub fn updated(&self, uri: &str) {
+        // Refused when nobody listens.
+        let _ = self.0.send(uri.into());
+    }
+
+    pub(crate) fn listen(&self) -> Listening {
+        Listening(self.0.subscribe())
+    }
+}
+
+/// One subscriber's ear.
+pub(crate) struct Listening(broadcast::Receiver<Arc<str>>);
+
+/// What a subscriber hears.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// This one changed.
+    Updated(Arc<str>),
+    /// Too much changed to say what.
+    Much,
+}
+
+impl Listening {
+    /// The next change. Nothing ever comes when nobody is left who could make one.
+    pub(crate) async fn next(&mut self) -> Heard {
+        match self.0.recv().await {
+            Ok(uri) => Heard::Updated(uri),
+            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Much,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+impl Heard {
+    /// Whether it concerns this address.
+    pub(crate) fn concerns(&self, uri: &str) -> bool {
+        match self {
+            Self::Updated(updated) => **updated == *uri,
+            Self::Much => true,
+        }
+    }
 }
 
 impl Resource {
@@ -148,6 +218,21 @@ impl fmt::Debug for ResourceTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_slow_subscriber_hears_that_much_has_changed() {
+        let changes = Changes::new();
+        let mut listening = changes.listen();
+        changes.updated("test://a");
+        let heard = listening.next().await;
+        assert!(heard.concerns("test://a") && !heard.concerns("test://b"));
+        for _ in 0..=CHANGES_WAITING {
+            changes.updated("test://a");
+        }
+        let heard = listening.next().await;
+        assert_eq!(heard, Heard::Much);
+        assert!(heard.concerns("test://b"));
+    }
 
     #[test]
     fn an_address_fits_its_template_and_no_other() {

@@ -228,6 +228,18 @@ impl Description {
         tool
     }
 
+    /// Whether arguments must also come as headers, `x-mcp-header` in the schema (2026-07-28). rmcp compares the two.
+    pub(crate) fn wants_headers(&self) -> bool {
+        fn annotated(value: &serde_json::Value) -> bool {
+            match value {
+                serde_json::Value::Object(object) => object.contains_key("x-mcp-header") || object.values().any(annotated),
+                serde_json::Value::Array(values) => values.iter().any(annotated),
+                _ => false,
+            }
+        }
+        self.input.values().any(annotated)
+    }
+
     /// What is wrong with it, in words for the developer.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         let name_is_valid = (1..=128).contains(&self.name.len())

@@ -46,7 +46,8 @@ impl Connection {
     pub async fn open_stream(address: SocketAddr) -> Self {
         let mut connection = Self::open(address).await;
         let session = connection.open_session().await;
-        let head = format!("GET /mcp HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\nmcp-session-id: {session}\r\n\r\n");
+        let head =
+            format!("GET /mcp HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\nmcp-session-id: {session}\r\n\r\n");
         connection.send(head.as_bytes()).await;
         let head = connection.head().await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -55,7 +56,8 @@ impl Connection {
 
     /// Sends `initialize` and gives the session id.
     pub async fn open_session(&mut self) -> String {
-        let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
+        let params =
+            json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
         self.send_message(&json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string(), "").await;
         let answer = self.answer().await;
         let session = answer.head.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
@@ -64,7 +66,8 @@ impl Connection {
 
     /// Sends a `tools/call`.
     pub async fn send_call(&mut self, id: u32, tool: &str, arguments: Value) {
-        let message = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": tool, "arguments": arguments } });
+        let message =
+            json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": tool, "arguments": arguments } });
         self.send_message(&message.to_string(), "").await;
     }
 
@@ -92,7 +95,8 @@ impl Connection {
     pub async fn answer(&mut self) -> Answer {
         let head = self.head().await;
         let header = |name: &str| {
-            head.lines().find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
+            head.lines()
+                .find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
         };
         let length: usize = header("content-length").unwrap_or("0").parse().expect("a length is a number");
         while self.read.len() < length {
@@ -100,6 +104,17 @@ impl Connection {
         }
         let body = self.read.drain(..length).collect();
         Answer { status: status(&head), body: String::from_utf8(body).expect("a body is text"), head }
+    }
+
+    /// Reads on until this text has come, and gives everything up to its end.
+    pub async fn read_until(&mut self, text: &str) -> String {
+        loop {
+            if let Some(at) = self.read.windows(text.len()).position(|bytes| bytes == text.as_bytes()) {
+                let read = self.read.drain(..at + text.len()).collect();
+                return String::from_utf8(read).expect("the answer is text");
+            }
+            assert!(self.more().await, "the connection ended before {text:?}: {:?}", String::from_utf8_lossy(&self.read));
+        }
     }
 
     /// Reads whatever comes until the server closes.

@@ -85,11 +85,12 @@ impl Server {
         });
         let mut heard = stderr.clone();
         let listening = heard.wait_for(|all| all.contains("operations on http://"));
-        let addresses = match tokio::time::timeout(PATIENCE, listening).await {
-            Ok(Ok(all)) => [after(&all, "listens on http://"), after(&all, "operations on http://")],
-            _ => panic!("{} did not say where it listens:\n{}", binary.display(), *stderr.borrow()),
-        };
-        let [address, operations] = addresses.map(|address| address.parse().expect("it logs addresses"));
+        let heard = tokio::time::timeout(PATIENCE, listening).await;
+        assert!(matches!(heard, Ok(Ok(_))), "{} did not say where it listens:\n{}", binary.display(), *stderr.borrow());
+        drop(heard);
+        let said = stderr.borrow().clone();
+        let [address, operations] =
+            ["listens on http://", "operations on http://"].map(|mark| after(&said, mark).parse().expect("it logs addresses"));
         let server = Self { child, address, operations, stderr, reading };
         server.until("the listener answers", async || get(server.address, "/health").await.status == 200).await;
         server

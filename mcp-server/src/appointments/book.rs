@@ -12,7 +12,7 @@ use super::{
     store::{Booked, Booking},
     text,
     time::{self, Period, TimeError},
-    user,
+    user, words,
 };
 use crate::{
     Reply, Tool,
@@ -89,10 +89,7 @@ fn optional<'a>(argument: &'static str, said: Option<&'a str>, most: usize) -> R
 
 /// The reply of every tool that changes an appointment.
 pub(super) fn changed(opening: &str, appointment: Appointment) -> Reply<Drawn<Changed>> {
-    let mut words = opening.to_owned();
-    appointment.say(&mut words);
-    words.push_str(" [");
-    words.push_str(appointment.id().hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-    words.push(']');
-    Reply::new(Drawn::new(Changed { appointment }), words)
+    let mut out = Vec::from(opening);
+    appointment.say(&mut out);
+    Reply::new(Drawn::new(Changed { appointment }), words(out))
 }

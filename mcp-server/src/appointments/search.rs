@@ -3,7 +3,7 @@
 //! What must stay true: a page costs one statement whatever came before it, and pages neither repeat nor leave out what was
 //! there all the time.
 
-use std::fmt::Write;
+use std::fmt;
 
 use jiff::tz::TimeZone;
 use schemars::JsonSchema;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    AppState, Appointment, AppointmentError, Appointments, Drawn,
+    AppState, Appointment, AppointmentError, Appointments, Drawn, push_line,
     store::Span,
     time::{self, Bound, Stamp, TimeError},
-    user,
+    user, words,
 };
 use crate::{
     Reply, Tool,
@@ -98,11 +98,11 @@ async fn search_appointments(
     let next_cursor = (found.len() > limit).then(|| {
         found.truncate(limit);
         let last = found.last().expect("a page holds at least one");
-        Cursor { starts_at: last.starts_at(), id: last.id() }.to_string()
+        Cursor { starts_at: last.period.starts_at, id: last.id }.to_string()
     });
-    let words = in_words(user_id, &found, next_cursor.as_deref());
+    let text = in_words(user_id, &found, next_cursor.as_deref());
     let user_id = user_id.to_owned();
-    Ok(Reply::new(Drawn::new(Found { user_id, count: found.len(), appointments: found, next_cursor }), words))
+    Ok(Reply::new(Drawn::new(Found { user_id, count: found.len(), appointments: found, next_cursor }), text))
 }
 
 // === impl SearchAppointments ===
@@ -143,40 +143,36 @@ impl Cursor {
     }
 }
 
-impl std::fmt::Display for Cursor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}{}", self.starts_at.0, self.id.simple())
     }
 }
 
 /// The page in words, for clients that show no structured content.
 fn in_words(user_id: &str, found: &[Appointment], next_cursor: Option<&str>) -> String {
-    let mut words = String::with_capacity(128 + found.len() * 160);
+    let mut out = Vec::with_capacity(128 + found.len() * 160);
     match found.len() {
-        0 => words.push_str("No appointments found for "),
-        1 => words.push_str("1 appointment found for "),
-        count => {
-            let _ = write!(words, "{count} appointments found for ");
-        }
+        0 => out.extend_from_slice(b"No appointments found for "),
+        1 => out.extend_from_slice(b"1 appointment found for "),
+        count => out.extend_from_slice(format!("{count} appointments found for ").as_bytes()),
     }
-    super::push_line(&mut words, user_id);
-    words.push('.');
+    push_line(&mut out, user_id);
+    out.push(b'.');
     for (said, appointment) in found.iter().enumerate() {
-        if words.len() > MOST_WORDS_BYTES {
-            let _ = write!(words, "\n… and {} more on this page; search with a smaller limit.", found.len() - said);
+        if out.len() > MOST_WORDS_BYTES {
+            let left = found.len() - said;
+            out.extend_from_slice(format!("\n… and {left} more on this page; search with a smaller limit.").as_bytes());
             break;
         }
-        words.push_str("\n- ");
-        appointment.say(&mut words);
-        words.push_str(" [");
-        words.push_str(appointment.id().hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-        words.push(']');
+        out.extend_from_slice(b"\n- ");
+        appointment.say(&mut out);
     }
     if let Some(cursor) = next_cursor {
-        words.push_str("\nThere are more: search again with cursor ");
-        words.push_str(cursor);
+        out.extend_from_slice(b"\nThere are more: search again with cursor ");
+        out.extend_from_slice(cursor.as_bytes());
     }
-    words
+    words(out)
 }
 
 #[cfg(test)]

@@ -165,17 +165,17 @@ impl Appointments {
         ];
         let rows = self.database.get().await?.query(SEARCH, &parameters).await?;
         let mut zones = Zones::default();
-        Ok(rows.into_iter().map(|row| Appointment::new(row, &mut zones)).collect())
+        Ok(rows.iter().map(|row| Appointment::read(row, &mut zones)).collect())
     }
 
     /// An appointment that may be changed here.
     pub(super) async fn changeable(&self, user_id: &str, id: Uuid) -> Result<Appointment, AppointmentError> {
         let appointment = self.find(user_id, id).await?.ok_or(AppointmentError::NotFound)?;
-        if appointment.is_imported() {
-            return Err(AppointmentError::Imported { title: appointment.title().to_owned() });
+        if appointment.imported {
+            return Err(AppointmentError::Imported { title: appointment.title });
         }
         if appointment.is_cancelled() {
-            return Err(AppointmentError::Cancelled { title: appointment.title().to_owned() });
+            return Err(AppointmentError::Cancelled { title: appointment.title });
         }
         Ok(appointment)
     }
@@ -194,7 +194,7 @@ impl Appointments {
         ];
         for _ in 0..ATTEMPTS {
             if let Some(row) = self.database.get().await?.query_opt(BOOK, &parameters).await? {
-                return Ok(Booked::New(one(row)));
+                return Ok(Booked::New(one(&row)));
             }
             match self.in_the_way(booking).await? {
                 Some((appointment, true)) => return Ok(Booked::Before(appointment)),
@@ -218,7 +218,7 @@ impl Appointments {
         for _ in 0..ATTEMPTS {
             let moved = self.database.get().await?.query_opt(RESCHEDULE, &parameters).await;
             match moved {
-                Ok(Some(row)) => return Ok(one(row)),
+                Ok(Some(row)) => return Ok(one(&row)),
                 Err(error) if error.constraint() == Some("appointments_slot_taken") => {
                     if let Some(by) = self.in_the_way_of(to).await? {
                         return Err(AppointmentError::Taken { by: by.quoted() });
@@ -240,18 +240,18 @@ impl Appointments {
     pub(super) async fn cancel(&self, user_id: &str, id: Uuid) -> Result<Cancelled, AppointmentError> {
         let parameters = [(&id as _, Type::UUID), (&user_id as _, Type::TEXT)];
         if let Some(row) = self.database.get().await?.query_opt(CANCEL, &parameters).await? {
-            return Ok(Cancelled::Now(one(row)));
+            return Ok(Cancelled::Now(one(&row)));
         }
         let appointment = self.find(user_id, id).await?.ok_or(AppointmentError::NotFound)?;
-        if appointment.is_imported() {
-            return Err(AppointmentError::Imported { title: appointment.title().to_owned() });
+        if appointment.imported {
+            return Err(AppointmentError::Imported { title: appointment.title });
         }
         Ok(Cancelled::Before(appointment))
     }
 
     async fn find(&self, user_id: &str, id: Uuid) -> Result<Option<Appointment>, DatabaseError> {
         let parameters = [(&id as _, Type::UUID), (&user_id as _, Type::TEXT)];
-        Ok(self.database.get().await?.query_opt(FIND, &parameters).await?.map(one))
+        Ok(self.database.get().await?.query_opt(FIND, &parameters).await?.map(|row| one(&row)))
     }
 
     /// What has the slot of a booking, and whether it is that very booking.
@@ -266,15 +266,13 @@ impl Appointments {
             (&booking.description as _, Type::TEXT),
         ];
         let row = self.database.get().await?.query_opt(IN_THE_WAY, &parameters).await?;
-        Ok(row.map(|row| {
-            let the_same = row.get(THE_SAME);
-            (one(row), the_same)
-        }))
+        Ok(row.map(|row| (one(&row), row.get(THE_SAME))))
     }
 
     async fn in_the_way_of(&self, to: &Move<'_>) -> Result<Option<Appointment>, AppointmentError> {
         let before = self.changeable(to.user_id, to.id).await?;
-        let ends_at = to.ends_at.unwrap_or_else(|| Stamp(to.starts_at.0 + (before.ends_at().0 - before.starts_at().0)));
+        let length = before.period.ends_at.0 - before.period.starts_at.0;
+        let ends_at = to.ends_at.unwrap_or(Stamp(to.starts_at.0 + length));
         let booking = Booking {
             id: to.id,
             user_id: to.user_id,
@@ -299,6 +297,6 @@ pub(super) fn id(said: &str) -> Result<Uuid, AppointmentError> {
     Uuid::try_parse(said.trim()).map_err(|_| AppointmentError::NotFound)
 }
 
-fn one(row: Row) -> Appointment {
-    Appointment::new(row, &mut Zones::default())
+fn one(row: &Row) -> Appointment {
+    Appointment::read(row, &mut Zones::default())
 }

@@ -3,7 +3,7 @@
 //! What must stay true: no time is guessed. A booking at a clock time that a zone skips or has twice is the caller's to
 //! clear up; only the bounds of a search are lenient.
 
-use std::{error::Error, fmt};
+use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 use bytes::{BufMut, BytesMut};
 use jiff::{
@@ -12,6 +12,8 @@ use jiff::{
     fmt::temporal::Pieces,
     tz::{AmbiguousOffset, Offset, TimeZone},
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Serialize, Serializer};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 /// An instant as PostgreSQL keeps it: microseconds since 2000. Reading one costs a load, where jiff's own costs a
@@ -33,10 +35,18 @@ pub(crate) struct Clock {
     length: u8,
 }
 
-/// Zones by name, for printing many times: most rows of an answer share their zone with the row before.
+/// A zone to print in.
+#[derive(Debug)]
+pub(crate) struct Zone {
+    name: Arc<str>,
+    /// `None` is UTC, which needs none.
+    rules: Option<TimeZone>,
+}
+
+/// Zones by name: most rows of an answer share theirs with the row before.
 #[derive(Debug, Default)]
 pub(crate) struct Zones {
-    last: Option<(String, TimeZone)>,
+    last: Option<Zone>,
 }
 
 /// Which bound of a search a time is.
@@ -144,6 +154,11 @@ impl ToSql for Stamp {
 // === impl Period ===
 
 impl Period {
+    /// The last moment.
+    pub(crate) fn last(&self) -> Stamp {
+        Stamp(self.ends_at.0.saturating_sub(1))
+    }
+
     /// The period of an appointment.
     pub(crate) fn of(starts_at: Stamp, ends_at: Stamp) -> Result<Self, TimeError> {
         if ends_at <= starts_at {
@@ -170,18 +185,30 @@ impl Period {
 // === impl Zones ===
 
 impl Zones {
-    /// The instant on the clock of the zone. A zone this machine does not know is printed as UTC: another release may have
-    /// stored it, and the instant is right all the same.
-    pub(crate) fn clock(&mut self, stamp: Stamp, name: &str) -> Clock {
-        if name == "UTC" {
-            return Clock::utc(stamp);
+    pub(crate) fn get(&mut self, name: &str) -> &Zone {
+        if self.last.as_ref().is_none_or(|last| *last.name != *name) {
+            self.last = None;
         }
-        if self.last.as_ref().is_none_or(|(last, _)| last != name) {
-            let zone = TimeZone::get(name).unwrap_or(TimeZone::UTC);
-            self.last = Some((name.to_owned(), zone));
-        }
-        let (_, zone) = self.last.as_ref().expect("it was set above");
-        Clock::on(stamp, zone)
+        self.last.get_or_insert_with(|| Zone::new(name))
+    }
+}
+
+// === impl Zone ===
+
+impl Zone {
+    /// A zone this machine does not know is printed as UTC: another release may have stored it, and the instants are right
+    /// all the same.
+    fn new(name: &str) -> Self {
+        let rules = (name != "UTC").then(|| TimeZone::get(name).unwrap_or(TimeZone::UTC));
+        Self { name: name.into(), rules }
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn clock(&self, stamp: Stamp) -> Clock {
+        self.rules.as_ref().map_or_else(|| Clock::utc(stamp), |rules| Clock::on(stamp, rules))
     }
 }
 
@@ -248,13 +275,35 @@ impl Clock {
     }
 
     /// `2026-12-25`
-    pub(crate) fn date(&self) -> &str {
-        &self.as_str()[..10]
+    pub(crate) fn date(&self) -> String {
+        self.as_str()[..10].to_owned()
     }
 
-    /// `09:00`
-    pub(crate) fn time(&self) -> &str {
-        &self.as_str()[11..16]
+    /// `2026-12-25 09:00`, in ASCII.
+    pub(crate) fn in_words(&self) -> [u8; 16] {
+        let mut words = *self.bytes.first_chunk().expect("a clock is longer");
+        words[10] = b' ';
+        words
+    }
+}
+
+impl Serialize for Clock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl JsonSchema for Clock {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Clock".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
     }
 }
 
@@ -346,7 +395,8 @@ fn on_the_clock(argument: &'static str, said: DateTime, zone: &TimeZone) -> Resu
         AmbiguousOffset::Unambiguous { .. } => ambiguous.compatible().map_err(|_| TimeError::FarAway { argument }),
         AmbiguousOffset::Gap { .. } => Err(TimeError::Skipped { argument, said, zone: zone_name() }),
         AmbiguousOffset::Fold { before, after } => {
-            let print = |offset: Offset| offset.to_timestamp(said).map(|at| Clock::on(at.into(), &offset.to_time_zone()).to_string());
+            let print =
+                |offset: Offset| offset.to_timestamp(said).map(|at| Clock::on(at.into(), &offset.to_time_zone()).to_string());
             match (print(before), print(after)) {
                 (Ok(first), Ok(second)) => Err(TimeError::Twice { argument, said, zone: zone_name(), first, second }),
                 _ => Err(TimeError::FarAway { argument }),
@@ -358,14 +408,16 @@ fn on_the_clock(argument: &'static str, said: DateTime, zone: &TimeZone) -> Resu
 /// Year, month and day of a day counted from 1970, by Howard Hinnant's `civil_from_days`; for the years 0 to 9999.
 fn date(days: i64) -> (u32, u32, u32) {
     // An offset may lead a day out of the years that can be printed; such a date is wrong by that day.
-    let days = u32::try_from((days + 719_468).clamp(60, 3_652_484 + 60)).expect("clamped to a small range");
+    let days = days.clamp(-719_528, 2_932_896);
+    // The count begins in March, and 400 years early so that no number is negative.
+    let days = u32::try_from(days + 719_468 + 146_097).expect("clamped to a small range");
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u32::from(month <= 2), month, day)
+    (year_of_era + era * 400 + u32::from(month <= 2) - 400, month, day)
 }
 
 /// Enough of what was said to find it again.
@@ -388,15 +440,15 @@ mod tests {
     #[test]
     fn clocks_print_what_jiff_prints() {
         let zones = ["Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"].map(|name| zone(name).unwrap());
-        // Steps that share no factor with a day, from 1920 to 2150.
+        // Steps that share no factor with a day, from 1960 to 2190.
         for step in 0..2_000_i64 {
-            let timestamp = Timestamp::from_microsecond((-1_577_923_200 + step * 3_628_813) * SECOND + step % 3 * 250_007).unwrap();
+            let timestamp = Timestamp::from_microsecond((-315_619_200 + step * 3_628_813) * SECOND + step % 3 * 250_007).unwrap();
             assert_eq!(stamp_at(timestamp).parse::<Timestamp>().unwrap(), timestamp);
             for zone in &zones {
                 let printed = Clock::on(timestamp.into(), zone);
                 assert_eq!(printed.as_str().parse::<Timestamp>().unwrap(), timestamp, "{printed}");
                 let expected = timestamp.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string();
-                assert_eq!(format!("{} {}", printed.date(), printed.time()), expected);
+                assert_eq!(str::from_utf8(&printed.in_words()), Ok(expected.as_str()));
             }
         }
     }
@@ -411,9 +463,20 @@ mod tests {
         assert_eq!(Clock::utc(stamp("2024-02-29T23:59:59.5Z")).as_str(), "2024-02-29T23:59:59.500000Z");
         assert_eq!(Clock::utc(Stamp::MIN).as_str().get(..19), Some("0000-01-01T00:00:00"));
         assert_eq!(Clock::utc(Stamp::MAX).as_str().get(..19), Some("9999-12-31T23:59:59"));
-        let winter = Zones::default().clock(stamp("2026-12-25T09:00:00Z"), "Europe/Berlin");
-        assert_eq!((winter.as_str(), winter.date(), winter.time()), ("2026-12-25T10:00:00+01:00", "2026-12-25", "10:00"));
-        assert_eq!(Zones::default().clock(stamp("2026-07-01T00:00:00Z"), "Mars/Olympus").as_str(), "2026-07-01T00:00:00+00:00");
+    }
+
+    #[test]
+    fn a_zone_is_kept_until_another_is_asked_for() {
+        let mut zones = Zones::default();
+        for (name, printed) in [
+            ("UTC", "2026-12-25T09:00:00Z"),
+            ("Europe/Berlin", "2026-12-25T10:00:00+01:00"),
+            ("Europe/Berlin", "2026-12-25T10:00:00+01:00"),
+            ("Mars/Olympus", "2026-12-25T09:00:00+00:00"),
+        ] {
+            let zone = zones.get(name);
+            assert_eq!((&**zone.name(), zone.clock(stamp("2026-12-25T09:00:00Z")).as_str()), (name, printed));
+        }
     }
 
     #[test]

@@ -15,8 +15,11 @@ use http_body::{Frame, SizeHint};
 use super::connection::Answering;
 
 /// A body that is there, or one that is coming.
+#[derive(Debug)]
 pub(crate) enum Payload {
     Bytes(Bytes),
+    /// An answer around something that never changes and is shared, not copied.
+    Spliced(std::array::IntoIter<Bytes, 3>),
     Body(Body),
 }
 
@@ -24,14 +27,27 @@ impl Payload {
     pub(crate) fn into_body(self) -> Body {
         match self {
             Self::Bytes(bytes) => Body::from(bytes),
+            Self::Spliced(parts) => Body::from(parts.as_slice().concat()),
             Self::Body(body) => body,
         }
     }
 }
 
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<[Bytes; 3]> for Payload {
+    fn from(parts: [Bytes; 3]) -> Self {
+        Self::Spliced(parts.into_iter())
+    }
+}
+
 /// A JSON answer.
-pub(crate) fn json(status: StatusCode, body: Bytes) -> Response<Payload> {
-    let mut answer = Response::new(Payload::Bytes(body));
+pub(crate) fn json(status: StatusCode, body: impl Into<Payload>) -> Response<Payload> {
+    let mut answer = Response::new(body.into());
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
@@ -79,6 +95,7 @@ impl http_body::Body for Held {
                 let bytes = std::mem::take(bytes);
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
             }
+            Payload::Spliced(parts) => return Poll::Ready(parts.next().map(|part| Ok(Frame::data(part)))),
             Payload::Body(body) => Pin::new(body).poll_frame(context),
         };
         // What the stream still has to say goes first; only an idle one is ended.
@@ -95,6 +112,7 @@ impl http_body::Body for Held {
     fn is_end_stream(&self) -> bool {
         match &self.payload {
             Payload::Bytes(bytes) => self.ended || bytes.is_empty(),
+            Payload::Spliced(parts) => parts.len() == 0,
             Payload::Body(body) => self.ended || body.is_end_stream(),
         }
     }
@@ -102,6 +120,7 @@ impl http_body::Body for Held {
     fn size_hint(&self) -> SizeHint {
         match &self.payload {
             Payload::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Payload::Spliced(parts) => SizeHint::with_exact(parts.as_slice().iter().map(|part| part.len() as u64).sum()),
             Payload::Body(_) if self.shed.is_some() => SizeHint::default(),
             Payload::Body(body) => body.size_hint(),
         }

@@ -111,7 +111,7 @@ async fn connection<A: Answer>(stream: TcpStream, answer: Arc<A>, lifecycle: Lif
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).pipeline_flush(true);
+    builder.http1().timer(TokioTimer::new());
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_PER_CONNECTION);
     let serving = builder.serve_connection(TokioIo::new(Watched::new(stream, watch.clone())), service);
     tokio::pin!(serving);

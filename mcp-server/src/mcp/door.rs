@@ -4,11 +4,12 @@
 //! with sessions when the request names one, the one without otherwise. Clients that ask for less than the transport wants
 //! (curl, a smoke test) are helped into it, and get plain JSON back.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited, combinators::BoxBody};
+use rmcp::model::{ClientJsonRpcMessage, ClientRequest};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService,
     session::{SessionManager, local::LocalSessionManager, never::NeverSessionManager},
@@ -38,6 +39,8 @@ pub(crate) struct Door {
     allowed: Arc<Allowed>,
     body_limit: usize,
     manager: Arc<LocalSessionManager>,
+    /// Who may wake a session up; see [`Door::in_session`].
+    turns: [tokio::sync::Mutex<()>; 64],
     with_sessions: StreamableHttpService<Protocol, LocalSessionManager>,
     without_sessions: StreamableHttpService<Protocol, NeverSessionManager>,
 }
@@ -53,15 +56,15 @@ impl Door {
             .with_cancellation_token(server.lifecycle.cut().clone());
         config.session_store = Some(server.sessions.clone());
         let stateless = config.clone().with_legacy_session_mode(false).with_json_response(true);
-        let handler = |server: &Arc<Server>| {
-            let protocol = Protocol { server: server.clone() };
-            move || Ok(protocol.clone())
-        };
         let manager = Arc::new(LocalSessionManager::default());
+        let (of_session, without) = (server.clone(), server.clone());
+        let of_session = move || Ok(Protocol::of_session(of_session.clone()));
+        let without = move || Ok(Protocol::stateless(without.clone()));
         Self {
-            with_sessions: StreamableHttpService::new(handler(&server), manager.clone(), config),
-            without_sessions: StreamableHttpService::new(handler(&server), Arc::default(), stateless),
+            with_sessions: StreamableHttpService::new(of_session, manager.clone(), config),
+            without_sessions: StreamableHttpService::new(without, Arc::default(), stateless),
             manager,
+            turns: std::array::from_fn(|_| Default::default()),
             server,
             allowed,
             body_limit,
@@ -176,28 +179,43 @@ impl Door {
         } else if id.is_none() && envelope.method.is_some() {
             return accepted();
         }
+        if let Some(method) = envelope.method.as_deref()
+            && is_misread(method, body, stateless)
+        {
+            return json(
+                StatusCode::BAD_REQUEST,
+                error(id, envelope::INVALID_PARAMS, &format!("the parameters of `{method}` are not valid")),
+            );
+        }
         let wants_stream = names(&parts.headers, "text/event-stream");
         parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = Request::from_parts(parts, Full::new(body.clone()));
         let method = envelope.method.as_deref().unwrap_or("response");
         let started = std::time::Instant::now();
-        let answer =
-            if in_session { self.with_sessions.handle(request).await } else { self.without_sessions.handle(request).await };
+        let answer = if in_session { self.in_session(request).await } else { self.without_sessions.handle(request).await };
         if method != "tools/call" && id.is_some() {
             self.server.operations.other.record(started.elapsed(), crate::telemetry::metrics::Outcome::Ok);
-        }
-        let status = answer.status();
-        if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            // rmcp's word for JSON that is no MCP message of the method it names.
-            let words = format!("the parameters of `{method}` are not valid");
-            return json(StatusCode::BAD_REQUEST, error(id, envelope::INVALID_PARAMS, &words));
         }
         let answer = answer.map(|body| Payload::Body(axum::body::Body::new(body)));
         match id {
             Some(id) if !wants_stream && is_stream(answer.headers()) => without_stream(answer, id).await,
             _ => answer,
         }
+    }
+
+    /// Hands a request of a session to rmcp. rmcp shows a service that it has just built for a session to everybody before
+    /// that service has seen its `initialize`, and another request that gets there first ends it (3.11: "Session service
+    /// terminated"). Clients do open their stream and ask something at the same time. So whoever finds a session without
+    /// service goes alone, and the others of that session wait until it is there.
+    async fn in_session(&self, request: Request<Full<Bytes>>) -> Response<BoxBody<Bytes, Infallible>> {
+        let session = request.headers().get(SESSION_ID).map(HeaderValue::as_bytes).unwrap_or_default();
+        let turn = session.iter().fold(0_usize, |turn, byte| turn.wrapping_mul(31).wrapping_add((*byte).into()));
+        let alone = self.turns[turn % self.turns.len()].lock().await;
+        if self.is_served(request.headers()).await {
+            drop(alone);
+        }
+        self.with_sessions.handle(request).await
     }
 
     /// Whether rmcp has a service running for the session that the request names.
@@ -219,7 +237,7 @@ impl Door {
             }
             return accepted();
         }
-        let answer = self.with_sessions.handle(Request::from_parts(parts, Full::<Bytes>::default())).await;
+        let answer = self.in_session(Request::from_parts(parts, Full::default())).await;
         answer.map(|body| Payload::Body(axum::body::Body::new(body)))
     }
 
@@ -247,7 +265,7 @@ impl Door {
             let answer = self.message(parts, Bytes::copy_from_slice(message.get().as_bytes())).await;
             let body = match answer.into_body() {
                 Payload::Bytes(body) => body,
-                Payload::Body(body) => axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default(),
+                other => axum::body::to_bytes(other.into_body(), usize::MAX).await.unwrap_or_default(),
             };
             if !body.is_empty() {
                 if out.len() > 1 {
@@ -260,7 +278,31 @@ impl Door {
             return accepted();
         }
         out.push(b']');
-        json(StatusCode::OK, out.into())
+        json(StatusCode::OK, Bytes::from(out))
+    }
+}
+
+/// Whether rmcp would not recognize the message for what it is. It takes a known method with parameters that do not fit for
+/// an unknown method, and answers JSON that it cannot read at all with a media type error.
+fn is_misread(method: &str, body: &[u8], stateless: bool) -> bool {
+    const KNOWN: [&str; 9] = [
+        "server/discover",
+        "tools/list",
+        "tools/call",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "prompts/list",
+        "prompts/get",
+        "completion/complete",
+    ];
+    /// 2026-07-28 has them no more, whatever their parameters.
+    const REMOVED: [&str; 4] = ["initialize", "resources/subscribe", "resources/unsubscribe", "logging/setLevel"];
+    let is_known = KNOWN.contains(&method) || (!stateless && REMOVED.contains(&method));
+    match serde_json::from_slice::<ClientJsonRpcMessage>(body) {
+        Ok(ClientJsonRpcMessage::Request(request)) => is_known && matches!(request.request, ClientRequest::CustomRequest(_)),
+        Ok(_) => false,
+        Err(_) => true,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
-use rmcp::model::{InitializeRequestParams, ProtocolVersion};
+use rmcp::model::{ErrorCode, InitializeRequestParams, ProtocolVersion};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::Instrument as _;
@@ -18,8 +18,9 @@ use super::{
     envelope::{self, Envelope},
 };
 use crate::{
-    error::{Chain, ToolError},
+    error::{Chain, Kind, ToolError},
     extract::{Call, Principal},
+    http::body::Payload,
     reply::{Writer, Written},
     telemetry::{context, metrics::Outcome},
     tool,
@@ -34,7 +35,7 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 #[derive(Debug)]
 pub(crate) enum Lean {
     /// The whole answer, and the session it opened.
-    Answer { status: StatusCode, body: Bytes, session: Option<Uuid> },
+    Answer { status: StatusCode, body: Payload, session: Option<Uuid> },
     /// Nothing was done; rmcp answers.
     Elsewhere,
 }
@@ -106,7 +107,7 @@ pub(crate) async fn answer(server: &Server, headers: &HeaderMap, envelope: &Enve
         ("server/discover", Era::Stateless) => (&server.operations.discover, &server.encoded.discover),
         ("ping", Era::Handshake) => {
             server.operations.ping.record(started.elapsed(), Outcome::Ok);
-            return ok(envelope::result(id, "{}"));
+            return ok(envelope::result(id, &Bytes::from_static(b"{}")));
         }
         _ => return Lean::Elsewhere,
     };
@@ -156,7 +157,7 @@ pub(crate) fn unknown_session(server: &Server, headers: &HeaderMap, id: &str) ->
     }
     let message = "session not found; initialize again";
     let body = envelope::error(Some(id), envelope::SESSION_NOT_FOUND, message, None);
-    Some(Lean::Answer { status: StatusCode::NOT_FOUND, body, session: None })
+    Some(Lean::Answer { status: StatusCode::NOT_FOUND, body: body.into(), session: None })
 }
 
 /// Opens a session. It is nothing but what the client said here; see [`crate::sessions`].
@@ -184,7 +185,7 @@ fn initialize(server: &Server, headers: &HeaderMap, id: &str, params: Option<&Ra
     out.extend_from_slice(b"}}");
     let session = server.sessions.open(params.get());
     server.operations.initialize.record(started.elapsed(), Outcome::Ok);
-    Lean::Answer { status: StatusCode::OK, body: out.into(), session: Some(session) }
+    Lean::Answer { status: StatusCode::OK, body: Bytes::from(out).into(), session: Some(session) }
 }
 
 async fn call(server: &Server, headers: &HeaderMap, era: Era, id: &str, params: &Params<'_>, started: Instant) -> Lean {
@@ -210,31 +211,37 @@ async fn call(server: &Server, headers: &HeaderMap, era: Era, id: &str, params: 
                 out.extend_from_slice(b",\"resultType\":\"complete\"");
             }
             out.extend_from_slice(b"}}");
-            out.into()
+            Bytes::from(out)
         }
         Ok(Written::Response(_)) => unreachable!("a tool with such a result is called through rmcp"),
-        Err(failure) => envelope::error(Some(id), failure.code, failure.message, Some(failure.data())),
+        Err(failure) => envelope::error(Some(id), failure.code, &failure.message, failure.data.as_deref()),
     })
 }
 
 /// Why a call has no result that a tool wrote.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) code: i32,
-    pub(crate) message: &'static str,
+    pub(crate) message: Cow<'static, str>,
+    /// JSON: what a client's retry may go by.
+    pub(crate) data: Option<Cow<'static, str>>,
 }
 
 impl Failure {
-    const INTERNAL: Self = Self { code: envelope::INTERNAL_ERROR, message: "internal error; try again" };
+    const INTERNAL: Self = Self::ours(envelope::INTERNAL_ERROR, "internal error; try again");
     /// Nobody reads this one: who cancelled a call does not wait for it (MCP, cancellation).
-    const CANCELLED: Self = Self { code: envelope::INTERNAL_ERROR, message: "the call was cancelled" };
-    const TIMEOUT: Self = Self { code: envelope::REQUEST_TIMEOUT, message: "the tool took too long and was stopped; try again" };
-    const CUT: Self =
-        Self { code: envelope::INTERNAL_ERROR, message: "the server is going away and stopped the tool; try again" };
+    const CANCELLED: Self = Self::ours(envelope::INTERNAL_ERROR, "the call was cancelled");
+    const TIMEOUT: Self = Self::ours(envelope::REQUEST_TIMEOUT, "the tool took too long and was stopped; try again");
+    const CUT: Self = Self::ours(envelope::INTERNAL_ERROR, "the server is going away and stopped the tool; try again");
 
-    /// JSON for the error's `data`: what a client's retry may go by.
-    pub(crate) fn data(self) -> &'static str {
-        r#"{"retryable":true}"#
+    const fn ours(code: i32, message: &'static str) -> Self {
+        Self { code, message: Cow::Borrowed(message), data: Some(Cow::Borrowed(r#"{"retryable":true}"#)) }
+    }
+}
+
+impl From<rmcp::ErrorData> for Failure {
+    fn from(error: rmcp::ErrorData) -> Self {
+        Self { code: error.code.0, message: error.message, data: error.data.map(|data| data.to_string().into()) }
     }
 }
 
@@ -302,13 +309,21 @@ async fn attempt(
         () = cancelled(call) => return ended(Err(Failure::CANCELLED), Outcome::Error("cancelled")),
         () = server.lifecycle.cut().cancelled() => return ended(Err(Failure::CUT), Outcome::Error("cut")),
     };
-    match outcome.map(|outcome| outcome.map_err(ToolError::split)) {
+    match outcome.map(|outcome| outcome.map_err(ToolError::into_kind)) {
         Ok(Ok(written)) => {
             let is_error = matches!(written, Written::Open { is_error: true, .. });
             ended(Ok(written), if is_error { Outcome::ToolError } else { Outcome::Ok })
         }
-        Ok(Err(Ok(words))) => mistake(&words),
-        Ok(Err(Err(source))) => {
+        Ok(Err(Kind::Caller(words))) => mistake(&words),
+        Ok(Err(Kind::Protocol(error))) => {
+            let code = match error.code {
+                ErrorCode::INVALID_PARAMS => "-32602",
+                ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY => "-32021",
+                _ => "_OTHER",
+            };
+            ended(Err((*error).into()), Outcome::Error(code))
+        }
+        Ok(Err(Kind::Internal(source))) => {
             tracing::error!(tool.name = name, error = %Chain(source.as_ref()), "tool {name} failed");
             ended(Err(Failure::INTERNAL), Outcome::Error("-32603"))
         }
@@ -334,8 +349,8 @@ fn has_nul(json: &str) -> bool {
         .any(|at| bytes[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 0)
 }
 
-fn ok(body: Bytes) -> Lean {
-    Lean::Answer { status: StatusCode::OK, body, session: None }
+fn ok(body: impl Into<Payload>) -> Lean {
+    Lean::Answer { status: StatusCode::OK, body: body.into(), session: None }
 }
 
 #[cfg(test)]

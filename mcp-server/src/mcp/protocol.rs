@@ -1,32 +1,57 @@
 //! rmcp's handler: the same tools, resources and prompts for whatever the lean path does not answer.
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
+use futures_util::FutureExt;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-        CompletionInfo, DiscoverResult, GetPromptRequestParams, GetPromptResponse, ListPromptsResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, Reference, ServerConfig, SubscriptionFilter, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod, CompleteRequestParams,
+        CompleteResult, CompletionInfo, ConstString, DiscoverResult, GetPromptRequestMethod, GetPromptRequestParams,
+        GetPromptResponse, ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesRequestMethod,
+        ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult, ListToolsRequestMethod, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestMethod, ReadResourceRequestParams, ReadResourceResponse,
+        Reference, ResultType, ServerCapabilities, ServerConfig, SubscribeRequestMethod, SubscribeRequestParams,
+        SubscriptionFilter, Tool, UnsubscribeRequestMethod, UnsubscribeRequestParams,
     },
     service::{RequestContext, SubscriptionContext},
 };
 use serde_json::value::to_raw_value;
 
-use super::{Server, cache_ttl_ms, lean, server_meta};
+use super::{
+    Server, cache_ttl_ms, lean, server_meta,
+    subscriptions::{Subscriptions, tell_listener},
+};
 use crate::{
-    error::{Chain, ToolError},
+    error::{Chain, Kind, ToolError},
     extract::{Call, PeerCall, Principal},
     reply::{Writer, Written},
-    resource::Read,
+    resource::{Changes, Read, Resource},
 };
 
-/// The server, as rmcp calls it. One per request or per session; it holds nothing of its own.
+/// The server, as rmcp calls it: one per request, or one per session.
 #[derive(Clone)]
 pub(crate) struct Protocol {
-    pub(crate) server: Arc<Server>,
+    server: Arc<Server>,
+    session: Option<Arc<Session>>,
 }
+
+/// What a session asked for after its `initialize`.
+#[derive(Default)]
+struct Session {
+    log_level: Mutex<Option<LogLevel>>,
+    subscriptions: Subscriptions,
+}
+
+#[expect(deprecated, reason = "deprecated with 2026-07-28, and still spoken")]
+type LogLevel = rmcp::model::LoggingLevel;
+#[expect(deprecated, reason = "deprecated with 2026-07-28, and still spoken")]
+const EVERYDAY: LogLevel = LogLevel::Info;
 
 impl ServerHandler for Protocol {
     fn get_info(&self) -> ServerConfig {
@@ -53,6 +78,7 @@ impl ServerHandler for Protocol {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        self.offers::<ListToolsRequestMethod>(|capabilities| capabilities.tools.is_some())?;
         one_page(request)?;
         Ok(self.server.list_tools())
     }
@@ -71,8 +97,14 @@ impl ServerHandler for Protocol {
         let arguments = to_raw_value(&request.arguments.unwrap_or_default()).map_err(|error| internal(&name, &error))?;
         let meta = to_raw_value(&context.meta).map_err(|error| internal(&name, &error))?;
         let id = context.id.to_string();
+        let is_stateless = is_stateless(&context);
         let headers = context.extensions.get::<http::request::Parts>().map(|parts| parts.headers.clone()).unwrap_or_default();
-        let peer = PeerCall { context, input_responses: request.input_responses, request_state: request.request_state };
+        let peer = PeerCall {
+            log_level: self.log_level(&context),
+            context,
+            input_responses: request.input_responses,
+            request_state: request.request_state,
+        };
         let principal = Principal::anonymous();
         let call = Call {
             arguments: arguments.get(),
@@ -83,16 +115,19 @@ impl ServerHandler for Protocol {
         };
         let origin = lean::Origin { headers: &headers, id: &id };
         match lean::run(server, &origin, &name, route, &call, || Writer { out: Vec::new(), meta: b"" }, started).await {
-            Ok(Written::Response(response)) => Ok(*response),
+            Ok(Written::Response(response)) => Ok(match *response {
+                CallToolResponse::Complete(result) => self.completed(result, is_stateless),
+                other => other,
+            }),
             Ok(Written::Open { mut out, .. }) => {
                 out.push(b'}');
-                let result: CallToolResult = serde_json::from_slice(&out).map_err(|error| internal(&name, &error))?;
-                Ok(result.into())
+                let result = serde_json::from_slice(&out).map_err(|error| internal(&name, &error))?;
+                Ok(self.completed(result, is_stateless))
             }
             Err(failure) => Err(ErrorData::new(
                 rmcp::model::ErrorCode(failure.code),
                 failure.message,
-                serde_json::from_str(failure.data()).ok(),
+                failure.data.and_then(|data| serde_json::from_str(&data).ok()),
             )),
         }
     }
@@ -102,6 +137,7 @@ impl ServerHandler for Protocol {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
+        self.offers::<ListResourcesRequestMethod>(|capabilities| capabilities.resources.is_some())?;
         one_page(request)?;
         let mut result = ListResourcesResult::with_all_items(
             self.server.resources.iter().map(|resource| resource.description.clone()).collect(),
@@ -117,6 +153,7 @@ impl ServerHandler for Protocol {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        self.offers::<ListResourceTemplatesRequestMethod>(|capabilities| capabilities.resources.is_some())?;
         one_page(request)?;
         let templates = self.server.templates.iter().map(|template| template.description.clone()).collect();
         let mut result = ListResourceTemplatesResult::with_all_items(templates);
@@ -131,20 +168,17 @@ impl ServerHandler for Protocol {
         request: ReadResourceRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
+        self.offers::<ReadResourceRequestMethod>(|capabilities| capabilities.resources.is_some())?;
         let uri = request.uri;
-        let fixed = self.server.resources.iter().find(|resource| resource.description.uri == uri);
-        let reading = match fixed {
-            Some(resource) => (resource.reader)(Read { uri: uri.clone(), variables: Default::default() }),
+        let (reader, variables) = match self.resource(&uri) {
+            Some(resource) => (&resource.reader, Default::default()),
             None => {
                 let found = self.server.templates.iter().find_map(|template| Some((template, template.variables(&uri)?)));
-                let Some((template, variables)) = found else {
-                    let data = serde_json::json!({ "uri": uri });
-                    return Err(ErrorData::resource_not_found(format!("there is no resource at `{uri}`"), Some(data)));
-                };
-                (template.reader)(Read { uri: uri.clone(), variables })
+                let (template, variables) = found.ok_or_else(|| no_resource(&uri))?;
+                (&template.reader, variables)
             }
         };
-        reading.await.map_err(|error| refusal(&uri, error))
+        self.bounded(&uri, reader(Read { uri: uri.clone(), variables })).await
     }
 
     async fn list_prompts(
@@ -152,6 +186,7 @@ impl ServerHandler for Protocol {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
+        self.offers::<ListPromptsRequestMethod>(|capabilities| capabilities.prompts.is_some())?;
         one_page(request)?;
         let mut result =
             ListPromptsResult::with_all_items(self.server.prompts.iter().map(|prompt| prompt.description.clone()).collect());
@@ -166,6 +201,7 @@ impl ServerHandler for Protocol {
         request: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
+        self.offers::<GetPromptRequestMethod>(|capabilities| capabilities.prompts.is_some())?;
         let Some(prompt) = self.server.prompts.iter().find(|prompt| prompt.description.name == request.name) else {
             return Err(ErrorData::invalid_params(format!("there is no prompt named `{}`", request.name), None));
         };
@@ -176,7 +212,7 @@ impl ServerHandler for Protocol {
             ));
         }
         let name = request.name.clone();
-        (prompt.fill)(crate::prompt::PromptCall { request, context }).await.map_err(|error| refusal(&name, error))
+        self.bounded(&name, (prompt.fill)(crate::prompt::PromptCall { request, context })).await
     }
 
     async fn complete(
@@ -184,6 +220,7 @@ impl ServerHandler for Protocol {
         request: CompleteRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
+        self.offers::<CompleteRequestMethod>(|capabilities| capabilities.completions.is_some())?;
         let Reference::Prompt(reference) = &request.r#ref else { return Ok(CompleteResult::default()) };
         let prompt = self.server.prompts.iter().find(|prompt| prompt.description.name == reference.name);
         let Some(complete) = prompt.and_then(|prompt| prompt.complete.as_ref()) else { return Ok(CompleteResult::default()) };
@@ -200,7 +237,7 @@ impl ServerHandler for Protocol {
     /// Ends when connections are given up, with the protocol's own last word, so that the client listens again elsewhere.
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
         tokio::select! {
-            () = context.cancelled() => {}
+            () = tell_listener(&context, self.server.changes.as_ref()) => {}
             _ = self.server.lifecycle.wait_for(bg_runtime::lifecycle::Status::sheds) => {}
         }
         Ok(())
@@ -209,35 +246,107 @@ impl ServerHandler for Protocol {
     #[expect(deprecated, reason = "clients up to 2025-11-25 still set it")]
     async fn set_level(
         &self,
-        _request: rmcp::model::SetLevelRequestParams,
+        request: rmcp::model::SetLevelRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        if self.server.config.capabilities.logging.is_none() {
-            return Err(ErrorData::method_not_found::<rmcp::model::SetLevelRequestMethod>());
+        self.offers::<rmcp::model::SetLevelRequestMethod>(|capabilities| capabilities.logging.is_some())?;
+        // Without a session there is no stream that a later line could go to either.
+        if let Some(session) = &self.session {
+            *session.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.level);
         }
         Ok(())
     }
 
-    async fn subscribe(
-        &self,
-        _request: rmcp::model::SubscribeRequestParams,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
-        self.subscribable().then_some(()).ok_or_else(ErrorData::method_not_found::<rmcp::model::SubscribeRequestMethod>)
+    async fn subscribe(&self, request: SubscribeRequestParams, context: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        let (changes, session) = self.subscribable::<SubscribeRequestMethod>()?;
+        let is_ours = self.resource(&request.uri).is_some()
+            || self.server.templates.iter().any(|template| template.variables(&request.uri).is_some());
+        if !is_ours {
+            return Err(no_resource(&request.uri));
+        }
+        session.subscriptions.add(request.uri, changes, context.peer)
     }
 
     async fn unsubscribe(
         &self,
-        _request: rmcp::model::UnsubscribeRequestParams,
+        request: UnsubscribeRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        self.subscribable().then_some(()).ok_or_else(ErrorData::method_not_found::<rmcp::model::UnsubscribeRequestMethod>)
+        self.subscribable::<UnsubscribeRequestMethod>()?.1.subscriptions.remove(&request.uri);
+        Ok(())
     }
 }
 
+// === impl Protocol ===
+
 impl Protocol {
-    fn subscribable(&self) -> bool {
-        self.server.config.capabilities.resources.as_ref().is_some_and(|resources| resources.subscribe == Some(true))
+    /// For one request that belongs to nothing.
+    pub(crate) fn stateless(server: Arc<Server>) -> Self {
+        Self { server, session: None }
+    }
+
+    /// For one session.
+    pub(crate) fn of_session(server: Arc<Server>) -> Self {
+        Self { server, session: Some(Arc::default()) }
+    }
+
+    /// Refuses the method when the capability it belongs to was not offered.
+    fn offers<M: ConstString>(&self, offered: impl FnOnce(&ServerCapabilities) -> bool) -> Result<(), ErrorData> {
+        offered(&self.server.config.capabilities).then_some(()).ok_or_else(ErrorData::method_not_found::<M>)
+    }
+
+    fn subscribable<M: ConstString>(&self) -> Result<(&Changes, &Session), ErrorData> {
+        self.offers::<M>(|capabilities| {
+            capabilities.resources.as_ref().is_some_and(|resources| resources.subscribe == Some(true))
+        })?;
+        let changes = self.server.changes.as_ref().ok_or_else(ErrorData::method_not_found::<M>)?;
+        let session = self.session.as_deref().ok_or_else(|| {
+            ErrorData::invalid_request("a subscription belongs to a session: send the mcp-session-id that initialize gave", None)
+        })?;
+        Ok((changes, session))
+    }
+
+    fn resource(&self, uri: &str) -> Option<&Resource> {
+        self.server.resources.iter().find(|resource| resource.description.uri == uri)
+    }
+
+    /// From which level on the client wants to read log lines during this request; none when it wants none.
+    fn log_level(&self, context: &RequestContext<RoleServer>) -> Option<LogLevel> {
+        if is_stateless(context) {
+            return context.meta.log_level();
+        }
+        let session = self.session.as_deref()?;
+        Some(session.log_level.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(EVERYDAY))
+    }
+
+    /// What 2026-07-28 wants in a result, and rmcp takes out again for older clients.
+    fn completed(&self, mut result: CallToolResult, is_stateless: bool) -> CallToolResponse {
+        result.result_type.get_or_insert(ResultType::COMPLETE);
+        if is_stateless {
+            result.meta.get_or_insert_default().0.extend(server_meta(&self.server.config.server_info).0);
+        }
+        result.into()
+    }
+
+    /// Runs what an application wrote for a prompt or a resource, within the deadline of a call. A panic stays here, where
+    /// rmcp would leave the client without an answer.
+    async fn bounded<T>(&self, what: &str, work: impl Future<Output = Result<T, ToolError>>) -> Result<T, ErrorData> {
+        let deadline = self.server.call_timeout;
+        let done = tokio::select! {
+            done = tokio::time::timeout(deadline, AssertUnwindSafe(work).catch_unwind()) => done,
+            () = self.server.lifecycle.cut().cancelled() => return Err(retryable("the server is going away; try again")),
+        };
+        match done {
+            Ok(Ok(done)) => done.map_err(|error| refusal(what, error)),
+            Ok(Err(_)) => {
+                tracing::error!("{what} panicked");
+                Err(retryable("internal error; try again"))
+            }
+            Err(_) => {
+                tracing::error!("{what} was stopped after {deadline:?}");
+                Err(retryable("it took too long and was stopped; try again"))
+            }
+        }
     }
 }
 
@@ -249,14 +358,101 @@ fn one_page(request: Option<PaginatedRequestParams>) -> Result<(), ErrorData> {
     }
 }
 
+/// Whether the request says for itself who asks, as from 2026-07-28 on.
+fn is_stateless(context: &RequestContext<RoleServer>) -> bool {
+    context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28)
+}
+
 fn refusal(what: &str, error: ToolError) -> ErrorData {
-    match error.split() {
-        Ok(words) => ErrorData::invalid_params(words, None),
-        Err(source) => internal(what, source.as_ref()),
+    match error.into_kind() {
+        Kind::Caller(words) => ErrorData::invalid_params(words, None),
+        Kind::Protocol(error) => *error,
+        Kind::Internal(source) => internal(what, source.as_ref()),
     }
 }
 
 fn internal(what: &str, error: &(dyn std::error::Error + 'static)) -> ErrorData {
     tracing::error!(error = %Chain(error), "{what} failed");
-    ErrorData::internal_error("internal error; try again", Some(serde_json::json!({ "retryable": true })))
+    retryable("internal error; try again")
+}
+
+fn retryable(words: &'static str) -> ErrorData {
+    ErrorData::internal_error(words, Some(serde_json::json!({ "retryable": true })))
+}
+
+fn no_resource(uri: &str) -> ErrorData {
+    ErrorData::resource_not_found(format!("there is no resource at `{uri}`"), Some(serde_json::json!({ "uri": uri })))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bg_runtime::{Color, Release};
+    use rmcp::model::{ContentBlock, PromptMessage, Role};
+    use serde_json::{Value, json};
+
+    use crate::{App, prompt::Prompt, testing};
+
+    fn app() -> App<()> {
+        App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ())
+    }
+
+    fn code(answer: &testing::Answer) -> Value {
+        serde_json::from_str::<Value>(&answer.body).unwrap()["error"]["code"].clone()
+    }
+
+    #[tokio::test]
+    async fn what_was_not_offered_is_not_there() {
+        let server = testing::start(app()).await.unwrap();
+        for method in [
+            "tools/list",
+            "resources/list",
+            "resources/templates/list",
+            "prompts/list",
+            "logging/setLevel",
+            "resources/subscribe",
+            "resources/unsubscribe",
+        ] {
+            let params = json!({ "uri": "test://a", "level": "info" });
+            let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+            assert_eq!(code(&server.post(&message).await), -32601, "{method}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_prompt_that_panics_is_answered() {
+        let panics = Prompt::new("panics", |_| async { panic!("on purpose") as Result<Vec<PromptMessage>, _> });
+        let server = testing::start(app().prompt(panics)).await.unwrap();
+        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "prompts/get", "params": { "name": "panics" } }).to_string();
+        let answer = tokio::time::timeout(Duration::from_secs(10), server.post(&message)).await.expect("it is answered");
+        assert_eq!(code(&answer), -32603);
+        assert!(!answer.body.contains("on purpose"), "{}", answer.body);
+    }
+
+    /// rmcp 3.11 ends the session when two requests wake it up at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_first_requests_of_a_session_may_come_together() {
+        let plain = Prompt::new("plain", |_| async { Ok(vec![PromptMessage::new(Role::User, ContentBlock::text("here"))]) });
+        let server = testing::start(app().prompt(plain)).await.unwrap();
+        let address = server.running().address();
+        let ask = async |message: &str, header: &str| {
+            let length = message.len();
+            let head = format!("POST /mcp HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {length}{header}");
+            testing::exchange(address, &head, message).await
+        };
+        let params =
+            json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
+        let initialize = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string();
+        let get = |id| json!({ "jsonrpc": "2.0", "id": id, "method": "prompts/get", "params": { "name": "plain" } }).to_string();
+        for _ in 0..20 {
+            let opened = ask(&initialize, "").await;
+            let session = opened.head.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
+            let header = format!("\r\nmcp-session-id: {session}");
+            let messages: Vec<_> = (0..8).map(get).collect();
+            for answer in futures_util::future::join_all(messages.iter().map(|message| ask(message, &header))).await {
+                assert!(answer.status == 200 && answer.body.contains("here"), "{}\n{}", answer.head, answer.body);
+            }
+        }
+    }
 }
