@@ -43,14 +43,14 @@ async fn search(State(rows): State<Arc<[Appointment]>>, Parameters(search): Para
 }
 
 /// A server, and the runtime it lives in.
-pub struct Bench {
+pub(crate) struct Bench {
     runtime: Runtime,
     server: Server,
 }
 
 /// What is asked.
 #[derive(Clone, Copy)]
-pub enum Ask {
+pub(crate) enum Ask {
     Call,
     List,
     Ping,
@@ -60,7 +60,7 @@ pub enum Ask {
 
 impl Bench {
     /// Starts it, and asks each thing once: what is made on first use is not what is measured.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
         let rows: Vec<_> = (0..10)
             .map(|n| Appointment {
@@ -85,7 +85,7 @@ impl Bench {
     }
 
     /// Asks and gives the answer's body.
-    pub fn ask(&self, ask: Ask) -> Bytes {
+    pub(crate) fn ask(&self, ask: Ask) -> Bytes {
         let (body, headers) = ask.request();
         self.runtime.block_on(self.server.within(Bytes::from_static(body.as_bytes()), headers))
     }

@@ -1,5 +1,4 @@
 //! Time per request, without a socket and a database.
-#![expect(missing_docs, reason = "the benchmark macros make public items without documentation")]
 
 mod support;
 

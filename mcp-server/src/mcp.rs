@@ -52,10 +52,13 @@ pub(crate) struct Server {
     pub(crate) operations: Operations,
 }
 
+/// A tool's function with the application's state in it.
+type Runner = Box<dyn Fn(&Call<'_>, Writer) -> Result<Running, Rejection> + Send + Sync>;
+
 /// One tool, ready to be called.
 pub(crate) struct Route {
     pub(crate) needs_peer: bool,
-    pub(crate) run: Box<dyn Fn(&Call<'_>, Writer) -> Result<Running, Rejection> + Send + Sync>,
+    pub(crate) run: Runner,
     pub(crate) operation: Operation,
 }
 

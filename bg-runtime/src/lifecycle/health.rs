@@ -37,8 +37,11 @@ pub struct Finding {
 #[derive(Clone, Default)]
 pub struct Checks {
     checks: Arc<[Check]>,
-    last: Arc<Mutex<Option<(Instant, Arc<[Finding]>)>>>,
+    last: Arc<Mutex<Option<Asked>>>,
 }
+
+/// When all were asked last, and what they said.
+type Asked = (Instant, Arc<[Finding]>);
 
 // === impl Check ===
 
@@ -139,7 +142,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_check_that_hangs_is_a_problem_with_a_deadline() {
-        let hangs = Check::new("calendar", Duration::from_secs(2), || std::future::pending::<Result<(), String>>());
+        let hangs = Check::new("calendar", Duration::from_secs(2), std::future::pending::<Result<(), String>>);
         let findings = Checks::new(vec![hangs]).findings().await;
         assert_eq!(findings[0].problem.as_deref(), Some("no answer within 2s"));
     }

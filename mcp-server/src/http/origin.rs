@@ -34,7 +34,7 @@ impl Allowed {
     }
 
     /// Lets a request in, and gives the origin that may read the answer; or the refusal.
-    pub(crate) fn check(&self, parts: &Parts) -> Result<Option<HeaderValue>, Response<Payload>> {
+    pub(crate) fn check(&self, parts: &Parts) -> Result<Option<HeaderValue>, Box<Response<Payload>>> {
         let authority = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
             None => match parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()) {
@@ -80,8 +80,8 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn refuse(status: StatusCode, words: &str) -> Response<Payload> {
-    json(status, envelope::error(None, envelope::INVALID_REQUEST, words, None))
+fn refuse(status: StatusCode, words: &str) -> Box<Response<Payload>> {
+    Box::new(json(status, envelope::error(None, envelope::INVALID_REQUEST, words, None)))
 }
 
 /// Lets the page that asked read the answer.

@@ -80,7 +80,7 @@ impl Door {
         let (parts, body) = request.into_parts();
         let origin = match self.allowed.check(&parts) {
             Ok(origin) => origin,
-            Err(refusal) => return refusal,
+            Err(refusal) => return *refusal,
         };
         let mut answer = match parts.method {
             Method::POST => self.post(parts, body).await,
