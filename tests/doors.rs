@@ -24,9 +24,18 @@ async fn the_doors_of_probes_answer_and_name_the_release() {
         let head = answer.head.to_ascii_lowercase();
         assert!(head.contains("release-color: green\r\n") && head.contains("release-build: 2.2.0+8f3a1c\r\n"), "{head}");
     }
+    assert_eq!(get(server.address(), "/.well-known/openai-apps-challenge").await.status, 404);
     assert_eq!(get(server.address(), "/metrics").await.status, 404, "operations doors are not public");
     assert_eq!(get(server.address(), "/leave").await.status, 404);
     assert_eq!(post(server.operations(), "/role/purple").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openai_finds_its_token() {
+    let server = Server::example("slow", &[("OPENAI_APPS_CHALLENGE", "token-42")]).await;
+    let answer = get(server.address(), "/.well-known/openai-apps-challenge").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "token-42"));
+    assert!(answer.head.contains("content-type: text/plain"), "{}", answer.head);
 }
 
 #[tokio::test(flavor = "multi_thread")]

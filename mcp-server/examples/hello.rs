@@ -6,7 +6,7 @@
 //!   -H 'content-type: application/json' http://127.0.0.1:3000/mcp
 //! ```
 
-use mcp_server::{App, Config, Tool, extract::Parameters};
+use mcp_server::{App, Config, Tool, extract::Parameters, telemetry::Telemetry};
 
 /// Whom to greet.
 #[derive(serde::Deserialize, schemars::JsonSchema)]
@@ -22,6 +22,7 @@ async fn greet(Parameters(greeting): Parameters<Greeting>) -> String {
 #[tokio::main]
 async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
+    let telemetry = Telemetry::install(&config.telemetry, &config.release)?;
     let greet = Tool::new("greet", greet).describe("Greets somebody by name.").read_only();
-    Ok(App::new(config.release, ()).tool(greet).serve(config.http).await)
+    Ok(App::new(config.release, ()).tool(greet).telemetry(telemetry).serve(config.http).await)
 }

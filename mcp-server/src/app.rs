@@ -290,6 +290,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             lifecycle: lifecycle.clone(),
             checks: checks.clone(),
             database: self.database.clone(),
+            openai_challenge: config.openai_challenge.as_deref().map(Into::into),
             sessions: sessions.clone(),
             telemetry: Arc::new(telemetry.clone()),
         };

@@ -1,6 +1,6 @@
 //! The appointments server: what an appointment looks like to a caller, and what a caller may hear when something is wrong.
 //!
-//! One file per tool; [`store`] alone speaks SQL. What must stay true: whose appointment it is belongs to every statement,
+//! One file per tool; `store.rs` and `import.rs` alone speak SQL. What must stay true: whose appointment it is belongs to every statement,
 //! so that nobody learns of, let alone changes, what is another user's.
 
 mod search;

@@ -58,6 +58,8 @@ pub struct HttpConfig {
     pub allowed_hosts: Vec<String>,
     /// Pages, as `scheme://host[:port]`, that may call from a browser.
     pub allowed_origins: Vec<String>,
+    /// What `/.well-known/openai-apps-challenge` answers: how OpenAI verifies that a domain is one's own.
+    pub openai_challenge: Option<String>,
     /// Largest request body, in bytes.
     pub body_limit: usize,
     /// How long a tool may take.
@@ -262,6 +264,11 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
             .list("ALLOWED_HOSTS", "further host names that are ours, with commas; guards against DNS rebinding"),
         allowed_origins: reader
             .list("ALLOWED_ORIGINS", "pages that may call from a browser, `scheme://host[:port]`, with commas"),
+        openai_challenge: reader.value(
+            "OPENAI_APPS_CHALLENGE",
+            "",
+            "the token that OpenAI asks for to verify the domain, served as it is",
+        ),
         body_limit: reader
             .value("BODY_LIMIT_BYTES", "1048576", "largest request; tool arguments are a few KB")
             .unwrap_or(1 << 20),
@@ -328,7 +335,7 @@ fn database(reader: &mut Reader<'_>) -> DatabaseConfig {
 fn telemetry(reader: &mut Reader<'_>) -> TelemetryConfig {
     let log_format =
         reader.value::<LogFormat>("LOG_FORMAT", "human", "`human` for a terminal, `json` for machines").unwrap_or_default();
-    let log_filter: Option<String> = reader.value("LOG", "info", "which lines are logged, as tracing's EnvFilter reads it");
+    let log_filter: Option<String> = reader.value("LOG", "info,rmcp=error,opentelemetry_sdk=warn", "which lines are logged, as tracing's EnvFilter reads it; rmcp tells each caller's mistake, which is the caller's to know");
     let mut telemetry = TelemetryConfig::read(reader.get, &mut reader.problems);
     telemetry.log_format = log_format;
     telemetry.log_filter = log_filter.unwrap_or(telemetry.log_filter);

@@ -80,7 +80,7 @@ impl Writer {
     fn reply<T: Serialize>(mut self, reply: &Reply<T>) -> Result<Written, ToolError> {
         self.text(&reply.text);
         self.out.extend_from_slice(b",\"structuredContent\":");
-        serde_json::to_writer(&mut self.out, &reply.data).map_err(ToolError::internal)?;
+        sonic_rs::to_writer(&mut self.out, &reply.data).map_err(ToolError::internal)?;
         Ok(self.finish(false, reply.meta.as_deref()))
     }
 
@@ -91,7 +91,7 @@ impl Writer {
 
     fn text(&mut self, text: &str) {
         self.out.extend_from_slice(b"{\"content\":[{\"type\":\"text\",\"text\":");
-        serde_json::to_writer(&mut self.out, text).expect("text serializes into memory");
+        sonic_rs::to_writer(&mut self.out, text).expect("text serializes into memory");
         self.out.extend_from_slice(b"}]");
     }
 

@@ -1,4 +1,4 @@
-//! The application in a test: the same [`App`](crate::App), on a free port, spoken to over a real connection.
+//! The application in a test: the same [`App`], on a free port, spoken to over a real connection.
 
 use std::net::SocketAddr;
 

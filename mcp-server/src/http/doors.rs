@@ -27,6 +27,7 @@ pub(crate) struct Doors {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) checks: Checks,
     pub(crate) database: Option<Database>,
+    pub(crate) openai_challenge: Option<Arc<str>>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) telemetry: Arc<Telemetry>,
 }
@@ -37,6 +38,7 @@ pub(crate) fn public(doors: Doors) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/health/database", get(database))
+        .route("/.well-known/openai-apps-challenge", get(challenge))
         .with_state(doors)
 }
 
@@ -112,6 +114,14 @@ async fn database(State(doors): State<Doors>) -> Response {
         }
     };
     (status, Json(body)).into_response()
+}
+
+/// OpenAI's proof of a domain: the token as plain text, or nothing there.
+async fn challenge(State(doors): State<Doors>) -> Response {
+    match doors.openai_challenge {
+        Some(token) => token.to_string().into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn metrics(State(doors): State<Doors>) -> Response {
