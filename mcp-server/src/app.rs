@@ -412,17 +412,7 @@ async fn become_ready(lifecycle: Lifecycle, checks: Checks, database: Option<Dat
         let mut said = String::new();
         loop {
             match migration::apply(&database, migrations, MIGRATION_DEADLINE).await {
-                Ok(applied) => {
-                    for migration in applied {
-                        tracing::info!(
-                            migration.name = migration.name,
-                            "applied migration {} in {:?}",
-                            migration.name,
-                            migration.took
-                        );
-                    }
-                    break;
-                }
+                Ok(_) => break,
                 Err(failure) => {
                     let words = crate::error::Chain(&failure).to_string();
                     if words != said {

@@ -95,7 +95,12 @@ pub(crate) fn import(import: Import) -> ExitCode {
         };
         let until = match import.until {
             Some(date) => date.to_zoned(zone.clone()).map(|zoned| zoned.timestamp()),
-            None => Timestamp::now().to_zoned(zone.clone()).checked_add(HORIZON_YEARS.years()).map(|zoned| zoned.timestamp()),
+            // From midnight, so that a day's imports agree.
+            None => Timestamp::now()
+                .to_zoned(zone.clone())
+                .checked_add(HORIZON_YEARS.years())
+                .and_then(|zoned| zoned.start_of_day())
+                .map(|zoned| zoned.timestamp()),
         };
         let until = match until {
             Ok(until) => until,

@@ -31,6 +31,9 @@ pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-pro
 pub(crate) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
+/// Room for an ordinary tool's answer. Growing a buffer copies what is in it, and a page of appointments is about 5 KB.
+const ANSWER_CAPACITY: usize = 8 * 1024;
+
 /// What the lean path made of a request.
 #[derive(Debug)]
 pub(crate) enum Lean {
@@ -204,7 +207,8 @@ async fn call(server: &Server, headers: &HeaderMap, era: Era, id: &str, params: 
     let call = Call { arguments, meta: params.meta, principal: &principal, release: &server.release, peer: None };
     let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
     let origin = Origin { headers, id };
-    let written = run(server, &origin, name, route, &call, || Writer { out: envelope::begin(id, 2048), meta }, started).await;
+    let written =
+        run(server, &origin, name, route, &call, || Writer { out: envelope::begin(id, ANSWER_CAPACITY), meta }, started).await;
     ok(match written {
         Ok(Written::Open { mut out, .. }) => {
             if era == Era::Stateless {
