@@ -59,6 +59,7 @@ async fn seen_by_every_client(server: &Server, arguments: &Value) -> Vec<(String
 
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": "search_appointments", "arguments": arguments } });
     let plain = message(server.address(), &body.to_string()).await.json();
+    assert_eq!(plain["result"]["_meta"], json!({ "appointments/timeZone": "Europe/Berlin" }), "{plain}");
 
     let seen = [
         newest["result"]["structuredContent"].clone(),

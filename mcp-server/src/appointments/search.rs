@@ -56,6 +56,13 @@ struct Found {
     next_cursor: Option<String>,
 }
 
+/// What only the widget sees: how the search was understood, so that it can draw days and search again alike.
+#[derive(Debug, Serialize)]
+struct Understood<'a> {
+    #[serde(rename = "appointments/timeZone")]
+    time_zone: &'a str,
+}
+
 /// The place in a search after which the next page begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cursor {
@@ -102,7 +109,10 @@ async fn search_appointments(
     });
     let text = in_words(user_id, &found, next_cursor.as_deref());
     let user_id = user_id.to_owned();
-    Ok(Reply::new(Drawn::new(Found { user_id, count: found.len(), appointments: found, next_cursor }), text))
+    let meta =
+        Understood { time_zone: search.time_zone.as_deref().unwrap_or_else(|| time::zone_name(appointments.default_zone())) };
+    let found = Found { user_id, count: found.len(), appointments: found, next_cursor };
+    Ok(Reply::new(Drawn::new(found), text).meta(&meta))
 }
 
 // === impl SearchAppointments ===
