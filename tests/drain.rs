@@ -127,3 +127,30 @@ async fn a_retiring_role_gives_connections_up_and_stays() {
     server.signal("TERM");
     assert_eq!(server.exit(Duration::from_secs(10)).await.code, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_leave_the_first_sigterm_does_not_hurry_and_the_second_does() {
+    let server = Server::example(SLOW, &[]).await;
+    let mut held = Connection::open(server.address()).await;
+    held.send_call(1, "wait", json!({ "n": 1 })).await;
+    server.holds(1, 0).await;
+    assert_eq!(tests::http::post(server.operations(), "/leave").await.status, 200);
+    server.is_at("draining").await;
+    server.signal("TERM");
+    server.holds(1, 0).await;
+    server.release_calls();
+    assert_eq!(held.answer().await.status, 200);
+    assert_eq!(server.exit(Duration::from_secs(10)).await.code, Some(0));
+
+    let server = Server::example(SLOW, &[]).await;
+    let mut stuck = Connection::open(server.address()).await;
+    stuck.send_call(1, "never", json!({})).await;
+    server.holds(1, 0).await;
+    tests::http::post(server.operations(), "/leave").await;
+    server.is_at("draining").await;
+    server.signal("TERM");
+    server.holds(1, 0).await;
+    server.signal("TERM");
+    assert_eq!(stuck.answer().await.json()["error"]["data"]["retryable"], true);
+    assert_eq!(server.exit(Duration::from_secs(10)).await.code, Some(1));
+}

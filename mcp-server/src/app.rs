@@ -50,6 +50,9 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 /// Telemetry's last word; a collector that is away must not hold up an exit.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 
+/// Why a process leaves that was asked to at its operations door.
+const ASKED: &str = "asked at /leave";
+
 /// An application whose tools share the state `S`.
 #[must_use = "an application does nothing until it is served"]
 pub struct App<S> {
@@ -345,15 +348,17 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         };
         let why = tokio::select! {
             word = signals.next() => word,
-            _ = running.lifecycle.wait_for(|status| status.stage >= Stage::Leaving) => "asked at /leave",
+            _ = running.lifecycle.wait_for(|status| status.stage >= Stage::Leaving) => ASKED,
         };
+        // After `/leave` the first SIGTERM is the platform keeping its word, not its patience running out.
+        let mut expected = why == ASKED;
         let drained = running.depart(why, async move {
             loop {
                 let word = signals.next().await;
-                // After `/leave` the first signal is the platform keeping its word, not its patience running out.
-                if why != "asked at /leave" || word == "SIGINT" {
-                    return word;
+                if word == "SIGTERM" && std::mem::take(&mut expected) {
+                    continue;
                 }
+                return word;
             }
         });
         let drained = drained.await;

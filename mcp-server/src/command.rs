@@ -23,6 +23,9 @@ use mcp_server::{
 /// How far into the future a series without an end is imported when nobody says.
 const HORIZON_YEARS: i64 = 2;
 
+/// How long a command waits for the database to answer at all.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
+
 /// `import`
 #[derive(Debug, Args)]
 #[command(after_help = "Importing the same file twice changes nothing. Events that are gone from a series are removed, \
@@ -135,9 +138,9 @@ pub(crate) fn import(import: Import) -> ExitCode {
 
 pub(crate) fn migrate() -> ExitCode {
     with_config(async |config| {
-        let database = match Database::open(config.database.clone()).await {
+        let database = match reached_database(&config).await {
             Ok(database) => database,
-            Err(failure) => return complain(&chain(&failure), 70),
+            Err(code) => return code,
         };
         let applied = migration::apply(&database, MIGRATIONS, Duration::from_secs(300)).await;
         let _ = database.close().await;
@@ -189,7 +192,7 @@ pub(crate) fn health(health: &Health) -> ExitCode {
 
 /// The database, reached and in the shape this build needs.
 async fn ready_database(config: &Config) -> Result<Database, ExitCode> {
-    let database = Database::open(config.database.clone()).await.map_err(|failure| complain(&chain(&failure), 70))?;
+    let database = reached_database(config).await?;
     if config.migrate
         && let Err(failure) = migration::apply(&database, MIGRATIONS, Duration::from_secs(300)).await
     {
@@ -197,6 +200,18 @@ async fn ready_database(config: &Config) -> Result<Database, ExitCode> {
         return Err(complain(&chain(&failure), 70));
     }
     Ok(database)
+}
+
+/// The database, once it has answered: a person who typed a command wants to hear now that it is away.
+async fn reached_database(config: &Config) -> Result<Database, ExitCode> {
+    let database = Database::open(config.database.clone()).await.map_err(|failure| complain(&chain(&failure), 70))?;
+    match database.check(REACHED_WITHIN).await {
+        Ok(_) => Ok(database),
+        Err(failure) => {
+            let _ = database.close().await;
+            Err(complain(&chain(&failure), 70))
+        }
+    }
 }
 
 fn with_config(run: impl AsyncFnOnce(Config) -> ExitCode) -> ExitCode {

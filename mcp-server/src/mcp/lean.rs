@@ -296,7 +296,9 @@ async fn attempt(
     started: Instant,
 ) -> (Result<Written, Failure>, Outcome) {
     let ended = |result, outcome| {
-        route.operation.record(started.elapsed(), outcome);
+        let elapsed = started.elapsed();
+        route.operation.record(elapsed, outcome);
+        tracing::debug!(tool.name = name, duration_us = elapsed.as_micros(), outcome = ?outcome, "called {name}");
         (result, outcome)
     };
     let mistake = |words: &str| ended(Ok(begin().plain(words, true)), Outcome::ToolError);
