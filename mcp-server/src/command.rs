@@ -17,6 +17,7 @@ use mcp_server::{
     App, Config,
     appointments::{self, AppState, Appointments, MIGRATIONS, import},
     config,
+    error::Chain,
     telemetry::Telemetry,
 };
 
@@ -227,14 +228,7 @@ fn with_config(run: impl AsyncFnOnce(Config) -> ExitCode) -> ExitCode {
 }
 
 fn chain(failure: &(dyn std::error::Error + 'static)) -> String {
-    let mut words = failure.to_string();
-    let mut source = failure.source();
-    while let Some(error) = source {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        source = error.source();
-    }
-    words
+    Chain(failure).to_string()
 }
 
 #[expect(clippy::print_stdout, reason = "a command's result goes to standard output")]

@@ -66,7 +66,8 @@ impl From<DatabaseError> for ToolError {
 }
 
 /// An error with everything that led to it, in one line.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
