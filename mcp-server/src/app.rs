@@ -295,7 +295,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             database: self.database.clone(),
             openai_challenge: config.openai_challenge.as_deref().map(Into::into),
             sessions: sessions.clone(),
-            telemetry: Arc::new(telemetry.clone()),
+            telemetry: telemetry.clone(),
         };
         let direct = self.layers.is_empty().then(|| door.clone());
         let router =

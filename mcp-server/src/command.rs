@@ -132,7 +132,7 @@ pub(crate) fn import(import: Import) -> ExitCode {
         match outcome {
             Ok(imported) if import.json => print(&serde_json::to_string(&imported).expect("counts serialize")),
             Ok(imported) => print(&imported),
-            Err(failure) => complain(&chain(&failure), 1),
+            Err(failure) => complain(&Chain(&failure), 1),
         }
     })
 }
@@ -151,7 +151,7 @@ pub(crate) fn migrate() -> ExitCode {
                 let lines: Vec<_> = applied.iter().map(|step| format!("applied {} in {:.0?}", step.name, step.took)).collect();
                 print(&lines.join("\n"))
             }
-            Err(failure) => complain(&chain(&failure), 1),
+            Err(failure) => complain(&Chain(&failure), 1),
         }
     })
 }
@@ -198,19 +198,19 @@ async fn ready_database(config: &Config) -> Result<Database, ExitCode> {
         && let Err(failure) = migration::apply(&database, MIGRATIONS, Duration::from_secs(300)).await
     {
         let _ = database.close().await;
-        return Err(complain(&chain(&failure), 70));
+        return Err(complain(&Chain(&failure), 70));
     }
     Ok(database)
 }
 
 /// The database, once it has answered: a person who typed a command wants to hear now that it is away.
 async fn reached_database(config: &Config) -> Result<Database, ExitCode> {
-    let database = Database::open(config.database.clone()).await.map_err(|failure| complain(&chain(&failure), 70))?;
+    let database = Database::open(config.database.clone()).await.map_err(|failure| complain(&Chain(&failure), 70))?;
     match database.check(REACHED_WITHIN).await {
         Ok(_) => Ok(database),
         Err(failure) => {
             let _ = database.close().await;
-            Err(complain(&chain(&failure), 70))
+            Err(complain(&Chain(&failure), 70))
         }
     }
 }
@@ -225,10 +225,6 @@ fn with_config(run: impl AsyncFnOnce(Config) -> ExitCode) -> ExitCode {
         Ok(runtime) => runtime.block_on(run(config)),
         Err(failure) => complain(&format!("no runtime can be started: {failure}"), 70),
     }
-}
-
-fn chain(failure: &(dyn std::error::Error + 'static)) -> String {
-    Chain(failure).to_string()
 }
 
 #[expect(clippy::print_stdout, reason = "a command's result goes to standard output")]

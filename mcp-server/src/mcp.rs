@@ -2,6 +2,18 @@
 //! straight from the bytes, and [`protocol`] is rmcp's handler for everything else. rmcp is the authority: whatever the lean
 //! path does not fully recognize goes there, errors included, so the two cannot disagree about the rules.
 
+/// A list that fits in one page, with what 2026-07-28 wants clients told of it. rmcp's list types share these fields and no
+/// trait.
+macro_rules! whole_list {
+    ($kind:ident, $items:expr, $server:expr) => {{
+        let mut result = $kind::with_all_items($items);
+        result.ttl_ms = Some($crate::mcp::cache_ttl_ms());
+        result.cache_scope = Some(rmcp::model::CacheScope::Public);
+        result.meta = Some($crate::mcp::server_meta(&$server.config.server_info));
+        result
+    }};
+}
+
 pub(crate) mod door;
 pub(crate) mod envelope;
 pub(crate) mod lean;
@@ -150,11 +162,7 @@ impl Server {
 
     /// What `tools/list` answers, as rmcp's type.
     pub(crate) fn list_tools(&self) -> ListToolsResult {
-        let mut result = ListToolsResult::with_all_items(self.tools.clone());
-        result.ttl_ms = Some(cache_ttl_ms());
-        result.cache_scope = Some(rmcp::model::CacheScope::Public);
-        result.meta = Some(server_meta(&self.config.server_info));
-        result
+        whole_list!(ListToolsResult, self.tools.clone(), self)
     }
 }
 

@@ -28,7 +28,7 @@ pub use config::{LogFormat, TelemetryConfig};
 pub use metrics::{Metrics, Operation, Outcome};
 
 /// The content type of [`Telemetry::prometheus`].
-pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
+pub const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The resource attributes that are also labels on every Prometheus series: a dashboard that compares the colors must not need
 /// a join with `target_info`.

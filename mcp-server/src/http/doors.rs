@@ -15,7 +15,10 @@ use bg_runtime::{
 };
 use serde_json::{Value, json};
 
-use crate::{sessions::Sessions, telemetry::Telemetry};
+use crate::{
+    sessions::Sessions,
+    telemetry::{PROMETHEUS_TEXT, Telemetry},
+};
 
 /// How long `/health/database` waits for a connection and an answer.
 const DATABASE_DEADLINE: Duration = Duration::from_secs(2);
@@ -29,7 +32,7 @@ pub(crate) struct Doors {
     pub(crate) database: Option<Database>,
     pub(crate) openai_challenge: Option<Arc<str>>,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) telemetry: Telemetry,
 }
 
 /// The public doors.
@@ -125,7 +128,7 @@ async fn challenge(State(doors): State<Doors>) -> Response {
 }
 
 async fn metrics(State(doors): State<Doors>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], doors.telemetry.prometheus()).into_response()
+    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], doors.telemetry.prometheus()).into_response()
 }
 
 async fn release(State(doors): State<Doors>) -> Json<Value> {

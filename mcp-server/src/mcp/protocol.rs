@@ -139,13 +139,11 @@ impl ServerHandler for Protocol {
     ) -> Result<ListResourcesResult, ErrorData> {
         self.offers::<ListResourcesRequestMethod>(|capabilities| capabilities.resources.is_some())?;
         one_page(request)?;
-        let mut result = ListResourcesResult::with_all_items(
+        Ok(whole_list!(
+            ListResourcesResult,
             self.server.resources.iter().map(|resource| resource.description.clone()).collect(),
-        );
-        result.ttl_ms = Some(cache_ttl_ms());
-        result.cache_scope = Some(CacheScope::Public);
-        result.meta = Some(server_meta(&self.server.config.server_info));
-        Ok(result)
+            self.server
+        ))
     }
 
     async fn list_resource_templates(
@@ -156,11 +154,7 @@ impl ServerHandler for Protocol {
         self.offers::<ListResourceTemplatesRequestMethod>(|capabilities| capabilities.resources.is_some())?;
         one_page(request)?;
         let templates = self.server.templates.iter().map(|template| template.description.clone()).collect();
-        let mut result = ListResourceTemplatesResult::with_all_items(templates);
-        result.ttl_ms = Some(cache_ttl_ms());
-        result.cache_scope = Some(CacheScope::Public);
-        result.meta = Some(server_meta(&self.server.config.server_info));
-        Ok(result)
+        Ok(whole_list!(ListResourceTemplatesResult, templates, self.server))
     }
 
     async fn read_resource(
@@ -188,12 +182,11 @@ impl ServerHandler for Protocol {
     ) -> Result<ListPromptsResult, ErrorData> {
         self.offers::<ListPromptsRequestMethod>(|capabilities| capabilities.prompts.is_some())?;
         one_page(request)?;
-        let mut result =
-            ListPromptsResult::with_all_items(self.server.prompts.iter().map(|prompt| prompt.description.clone()).collect());
-        result.ttl_ms = Some(cache_ttl_ms());
-        result.cache_scope = Some(CacheScope::Public);
-        result.meta = Some(server_meta(&self.server.config.server_info));
-        Ok(result)
+        Ok(whole_list!(
+            ListPromptsResult,
+            self.server.prompts.iter().map(|prompt| prompt.description.clone()).collect(),
+            self.server
+        ))
     }
 
     async fn get_prompt(
