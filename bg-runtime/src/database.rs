@@ -8,6 +8,7 @@ mod address;
 mod connection;
 mod error;
 pub mod private;
+mod session;
 mod tls;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ pub use tokio_postgres::types::{FromSql, Json, ToSql, Type};
 
 pub use self::connection::{Connection, Parameter, Transaction};
 pub use self::error::{Cause, DatabaseError};
+pub use self::session::Session;
 
 use self::address::Address;
 use self::connection::Shared;
@@ -34,6 +36,9 @@ use self::tls::TlsMode;
 pub struct DatabaseConfig {
     /// A PostgreSQL URL or key-value string. `None` runs a private server in [`data_dir`](Self::data_dir).
     pub url: Option<String>,
+    /// The way to the same database past a transaction pooler, for what a pooler cannot carry: notifications and
+    /// migrations. `None` is the same way as the pool's.
+    pub direct_url: Option<String>,
     /// Where a private server keeps its data. Unused when there is a URL.
     pub data_dir: PathBuf,
     /// The directory that holds `initdb` and `postgres`. `None` looks in the usual places.
@@ -91,6 +96,9 @@ struct Inner {
     wait: Duration,
     place: String,
     shared: Arc<Shared>,
+    /// Where sessions go, and what stands between.
+    direct: (Address, Pooler),
+    statement_timeout: Duration,
     // `None` inside the lock once the server was given up.
     private: Option<tokio::sync::Mutex<Option<PrivateServer>>>,
 }
@@ -101,6 +109,7 @@ impl Default for DatabaseConfig {
     fn default() -> Self {
         Self {
             url: None,
+            direct_url: None,
             data_dir: PathBuf::from(".dev/postgresql"),
             binaries: None,
             path: None,
@@ -125,6 +134,7 @@ impl fmt::Debug for DatabaseConfig {
         f.debug_struct("DatabaseConfig")
             // Not even in part: a password with an unescaped `@` or `/` hides in any component.
             .field("url", &self.url.as_ref().map(|_| format_args!("hidden")))
+            .field("direct_url", &self.direct_url.as_ref().map(|_| format_args!("hidden")))
             .field("data_dir", &self.data_dir)
             .field("binaries", &self.binaries)
             .field("pool_size", &self.pool_size)
@@ -174,6 +184,13 @@ impl Database {
             );
         }
         let tls = tls::connector(&address)?;
+        let direct = match &config.direct_url {
+            Some(url) if private.is_none() => {
+                let direct = DatabaseConfig { pooler: Pooler::Direct, ..config.clone() };
+                (Address::parse(url, &direct)?, Pooler::Direct)
+            }
+            _ => (address.clone(), pooler),
+        };
         let manager =
             Manager::from_config(address.postgres, tls.clone(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
@@ -191,6 +208,8 @@ impl Database {
                 wait: config.wait,
                 place: address.place,
                 shared: Arc::new(Shared::new(pooler, tls, config.statement_timeout)),
+                direct,
+                statement_timeout: config.statement_timeout,
                 private,
             }),
         })
@@ -209,6 +228,26 @@ impl Database {
                 self.take().await
             }
             taken => taken,
+        }
+    }
+
+    /// A connection of one's own, outside the pool and not counted by it. Past a transaction pooler when there is a way
+    /// ([`DatabaseConfig::direct_url`]).
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    pub async fn session(&self) -> Result<Session, DatabaseError> {
+        if self.inner.pool.is_closed() {
+            return Err(DatabaseError::Closed);
+        }
+        let (address, pooler) = &self.inner.direct;
+        match Session::connect(address, *pooler, self.inner.statement_timeout).await {
+            Err(DatabaseError::Unavailable { .. }) if self.inner.private.is_some() => {
+                self.revive().await?;
+                Session::connect(address, *pooler, self.inner.statement_timeout).await
+            }
+            connected => connected,
         }
     }
 

@@ -355,8 +355,8 @@ async fn ten_runners_at_once_migrate_exactly_once() {
         let database = Database::open(DatabaseConfig { pool_size: 12, ..home.config() }).await.unwrap();
         // Not idempotent on purpose: a second run of either would fail.
         let migrations = [
-            Migration { name: "0001_table", expand: "CREATE TABLE once (n int); INSERT INTO once VALUES (1)" },
-            Migration { name: "0002_column", expand: "ALTER TABLE once ADD m int; INSERT INTO once VALUES (2, 2)" },
+            Migration::new("0001_table", "CREATE TABLE once (n int); INSERT INTO once VALUES (1)"),
+            Migration::new("0002_column", "ALTER TABLE once ADD m int; INSERT INTO once VALUES (2, 2)"),
         ];
         let runners: Vec<_> = (0..10)
             .map(|_| {
@@ -382,8 +382,8 @@ async fn a_changed_migration_is_refused_and_an_unknown_one_is_not() {
     within(LONG, async {
         let database = home.open().await;
         let deadline = Duration::from_secs(20);
-        let first = Migration { name: "0001_a", expand: "CREATE TABLE a ()" };
-        let newer = Migration { name: "0002_b", expand: "CREATE TABLE b ()" };
+        let first = Migration::new("0001_a", "CREATE TABLE a ()");
+        let newer = Migration::new("0002_b", "CREATE TABLE b ()");
         assert_eq!(apply(&database, &[first, newer], deadline).await.unwrap().len(), 2);
         // The old color starts after the new one migrated.
         assert_eq!(apply(&database, &[first], deadline).await.unwrap(), []);
@@ -391,7 +391,7 @@ async fn a_changed_migration_is_refused_and_an_unknown_one_is_not() {
         let refused = apply(&database, &[changed], deadline).await;
         assert!(matches!(refused, Err(MigrationError::Changed { name: "0001_a" })), "{refused:?}");
 
-        let broken = Migration { name: "0003_c", expand: "CREATE TABLE c (); SELECT nonsense" };
+        let broken = Migration::new("0003_c", "CREATE TABLE c (); SELECT nonsense");
         let failed = apply(&database, &[first, newer, broken], deadline).await;
         assert!(matches!(failed, Err(MigrationError::Failed { name: "0003_c", .. })), "{failed:?}");
         assert_eq!(count(&database, "SELECT count(*) FROM pg_class WHERE relname = 'c'").await, 0);
@@ -410,9 +410,9 @@ async fn a_migration_that_meets_a_lock_gives_up_at_its_deadline_and_blocks_no_re
         let transaction = reader.transaction().await.unwrap();
         transaction.query("SELECT n FROM busy", &[]).await.unwrap();
 
-        let migration = [Migration { name: "0001_busy", expand: "ALTER TABLE busy ADD m int" }];
+        let migration = [Migration::new("0001_busy", "ALTER TABLE busy ADD m int")];
         let late = apply(&database, &migration, Duration::from_millis(800)).await;
-        assert!(matches!(late, Err(MigrationError::Deadline { name: "0001_busy", source: Some(_) })), "{late:?}");
+        assert!(matches!(late, Err(MigrationError::Deadline { name: "0001_busy", source: Some(_), .. })), "{late:?}");
 
         let runner = tokio::spawn({
             let database = database.clone();
@@ -439,6 +439,7 @@ async fn many_connections_through_a_transaction_pooler_get_their_own_answers() {
         let bouncer = Bouncer::start(&home).await;
         let pooled = |statement_timeout| DatabaseConfig {
             url: Some(home.url(&bouncer.directory, "postgres")),
+            direct_url: Some(home.url(&home.directory.join("socket"), "postgres")),
             pool_size: 20,
             wait: Duration::from_secs(20),
             pooler: Pooler::Transaction,
@@ -446,7 +447,7 @@ async fn many_connections_through_a_transaction_pooler_get_their_own_answers() {
             ..DatabaseConfig::default()
         };
         let database = Database::open(pooled(Duration::from_secs(10))).await.unwrap();
-        let migration = [Migration { name: "0001_t", expand: "CREATE TABLE t (n int PRIMARY KEY, word text)" }];
+        let migration = [Migration::new("0001_t", "CREATE TABLE t (n int PRIMARY KEY, word text)")];
         assert_eq!(apply(&database, &migration, Duration::from_secs(20)).await.unwrap().len(), 1);
 
         let callers: Vec<_> = (0..200_i32)

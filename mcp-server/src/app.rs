@@ -15,7 +15,10 @@ use axum::{Router, extract::Request, response::IntoResponse, routing::Route};
 use bg_runtime::{
     Database, Lifecycle, Release,
     lifecycle::{Check, Checks, Drained, Hook, Stage, Timing, signal::Signals},
-    storage::migration::{self, Migration},
+    storage::{
+        Control,
+        migration::{self, Migration, MigrationError},
+    },
 };
 use tokio::task::JoinHandle;
 use tower::{Layer, Service};
@@ -80,6 +83,7 @@ pub struct Running {
     telemetry: Telemetry,
     metrics: Arc<Metrics>,
     database: Option<Database>,
+    control: Option<Control>,
 }
 
 /// Why an application does not start. All of it.
@@ -121,6 +125,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             prompts: Vec::new(),
             logging: false,
             changes: None,
+            control: None,
         };
         Self {
             parts,
@@ -207,6 +212,18 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         self
     }
 
+    /// This process's view of phases and flags: it is followed from the start, tools can be switched off by it (a flag
+    /// `tool.NAME`), and other replicas hear when the process has left. It needs [`database`](Self::database).
+    pub fn control(mut self, control: Control) -> Self {
+        let checked = control.clone();
+        self.checks.push(Check::new("schema", CHECK_DEADLINE, move || {
+            let checked = checked.clone();
+            async move { checked.too_old().map_or(Ok(()), Err) }
+        }));
+        self.parts.control = Some(control);
+        self
+    }
+
     /// Leaves migrations to somebody else, such as a job of the rollout.
     pub fn migrated_elsewhere(mut self) -> Self {
         self.migrate = false;
@@ -284,6 +301,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         if let Some(database) = self.database.clone() {
             metrics.watch_pool("database", move || pool(&database));
         }
+        let control = self.parts.control.clone();
         let server = Arc::new(Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics));
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
         let door = Arc::new(Door::new(server, allowed, config.body_limit));
@@ -296,6 +314,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             openai_challenge: config.openai_challenge.as_deref().map(Into::into),
             sessions: sessions.clone(),
             telemetry: telemetry.clone(),
+            control: control.clone(),
         };
         let direct = self.layers.is_empty().then(|| door.clone());
         let router =
@@ -309,9 +328,12 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let starting = tokio::spawn(become_ready(
             lifecycle.clone(),
             checks,
-            self.database.clone().filter(|_| self.migrate),
+            self.database.clone(),
             self.migrations,
+            self.migrate,
+            control.clone(),
         ));
+        let following = control.clone().map(|control| tokio::spawn(control.follow()));
         let reaping = tokio::spawn(reap(sessions));
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
@@ -322,7 +344,8 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             timing: config.timing,
             hooks: self.hooks,
             listening,
-            helpers: vec![serving_operations, starting, reaping],
+            helpers: [serving_operations, starting, reaping].into_iter().chain(following).collect(),
+            control,
             telemetry,
             metrics,
             database: self.database,
@@ -388,6 +411,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         if !self.migrations.is_empty() && self.database.is_none() {
             mistakes.push("there are migrations and no database: call .database(…)".to_owned());
         }
+        if self.parts.control.is_some() && self.database.is_none() {
+            mistakes.push("there is a control and no database: call .database(…)".to_owned());
+        }
         mistakes.extend(config.mistakes());
         mistakes
     }
@@ -412,27 +438,46 @@ fn pool(database: &Database) -> Pool {
     }
 }
 
-async fn become_ready(lifecycle: Lifecycle, checks: Checks, database: Option<Database>, migrations: &'static [Migration]) {
+async fn become_ready(
+    lifecycle: Lifecycle,
+    checks: Checks,
+    database: Option<Database>,
+    migrations: &'static [Migration],
+    migrate: bool,
+    control: Option<Control>,
+) {
     if let Some(database) = database.filter(|_| !migrations.is_empty()) {
         let mut said = String::new();
-        loop {
-            match migration::apply(&database, migrations, MIGRATION_DEADLINE).await {
-                Ok(_) => break,
-                Err(failure) => {
-                    let words = crate::error::Chain(&failure).to_string();
-                    if words != said {
-                        tracing::warn!(error = words, "not ready: migrations: {words}");
-                        said = words;
-                    }
-                    tokio::time::sleep(CHECK_PAUSE).await;
-                }
+        while let Err(words) = be_migrated(&database, migrations, migrate).await {
+            if words != said {
+                tracing::warn!(error = words, "not ready: migrations: {words}");
+                said = words;
             }
+            tokio::time::sleep(CHECK_PAUSE).await;
+        }
+    }
+    if let Some(control) = control {
+        // Nobody is served before the phases are known; the database that is away now is one of the checks.
+        while control.refresh().await.is_err() {
+            tokio::time::sleep(CHECK_PAUSE).await;
         }
     }
     checks.all_well(CHECK_PAUSE).await;
     let took = lifecycle.born().elapsed();
     // Refused when it was told to leave before it got ready.
     let _ = lifecycle.advance(Stage::Serving, &format!("ready after {took:.0?}"));
+}
+
+/// Applies what is missing, or waits for whoever does.
+async fn be_migrated(database: &Database, migrations: &'static [Migration], migrate: bool) -> Result<(), String> {
+    let words = |failure: MigrationError| crate::error::Chain(&failure).to_string();
+    if migrate {
+        return migration::apply(database, migrations, MIGRATION_DEADLINE).await.map(drop).map_err(words);
+    }
+    match migration::is_applied(database, migrations).await.map_err(words)? {
+        true => Ok(()),
+        false => Err("some are missing; MIGRATE=off leaves them to `mcp-server migrate expand`".to_owned()),
+    }
 }
 
 async fn reap(sessions: Arc<Sessions>) {
@@ -490,6 +535,10 @@ impl Running {
             helper.abort();
         }
         self.metrics.cut(drained.cut as u64);
+        if let Some(control) = self.control {
+            // In vain when the database is away: the others then notice by its silence.
+            let _ = tokio::time::timeout(CHECK_DEADLINE, control.leave()).await;
+        }
         if let Some(database) = self.database
             && let Err(failure) = database.close().await
         {

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 pub use self::store::Appointments;
 use self::time::{Clock, Period, TimeError, Zones};
-use crate::{Tool, ToolError};
+use crate::{Tool, ToolError, conversations};
 
 /// What the tools share.
 #[derive(Debug, Clone)]
@@ -39,8 +39,11 @@ pub struct AppState {
 }
 
 /// The schema these rooms need.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { name: "0001_appointments", expand: include_str!("../migrations/0001_appointments/expand.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration::new("0001_appointments", include_str!("../migrations/0001_appointments/expand.sql")),
+    conversations::MIGRATIONS[0],
+    conversations::MIGRATIONS[1],
+];
 
 /// What a model is told of the server as a whole.
 pub const INSTRUCTIONS: &str = "Searches, books, moves and cancels appointments of a user. Give times with an offset \

@@ -1,5 +1,7 @@
 //! What each command does. The only place that ends the process, prints to a person, or installs a global.
 
+pub(crate) mod migrate;
+
 use std::{
     fmt::Display,
     io::{IsTerminal, Read, Write},
@@ -9,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use bg_runtime::{Database, storage::migration};
+use bg_runtime::{
+    Database,
+    storage::{Control, Replica, migration},
+};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
@@ -71,12 +76,15 @@ pub(crate) fn serve() -> ExitCode {
         };
         tracing::info!("the database is {}", database.place());
         let state = AppState { appointments: Appointments::new(database.clone(), config.time_zone) };
+        let replica = Replica::new(config.release.color, config.release.version.to_string(), MIGRATIONS);
+        let control = Control::new(database.clone(), replica);
         let mut app = App::new(config.release, state)
             .name("appointments")
             .title("Appointments")
             .instructions(appointments::INSTRUCTIONS)
             .database(database)
             .migrations(MIGRATIONS)
+            .control(control)
             .telemetry(telemetry);
         for tool in appointments::tools() {
             app = app.tool(tool);
@@ -132,25 +140,6 @@ pub(crate) fn import(import: Import) -> ExitCode {
         match outcome {
             Ok(imported) if import.json => print(&serde_json::to_string(&imported).expect("counts serialize")),
             Ok(imported) => print(&imported),
-            Err(failure) => complain(&Chain(&failure), 1),
-        }
-    })
-}
-
-pub(crate) fn migrate() -> ExitCode {
-    with_config(async |config| {
-        let database = match reached_database(&config).await {
-            Ok(database) => database,
-            Err(code) => return code,
-        };
-        let applied = migration::apply(&database, MIGRATIONS, Duration::from_secs(300)).await;
-        let _ = database.close().await;
-        match applied {
-            Ok(applied) if applied.is_empty() => print(&format!("nothing to do: {} is as this build needs it", database.place())),
-            Ok(applied) => {
-                let lines: Vec<_> = applied.iter().map(|step| format!("applied {} in {:.0?}", step.name, step.took)).collect();
-                print(&lines.join("\n"))
-            }
             Err(failure) => complain(&Chain(&failure), 1),
         }
     })

@@ -308,10 +308,12 @@ fn database(reader: &mut Reader<'_>) -> DatabaseConfig {
     let defaults = DatabaseConfig::default();
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let url = reader.secret("DATABASE_URL", "postgresql://…; without it an installed PostgreSQL is run privately in DATA_DIR");
+    let direct_url = reader.secret("DATABASE_DIRECT_URL", "the same database past the pooler, for migrations and notifications");
     let pooler =
         reader.value("DATABASE_POOLER", "direct", "`transaction` behind PgBouncer in transaction mode: no named statements");
     DatabaseConfig {
         url,
+        direct_url,
         data_dir: reader
             .value("DATA_DIR", ".dev/postgresql", "where the private PostgreSQL keeps its data; both colors share it")
             .unwrap_or_default(),

@@ -27,6 +27,7 @@
 pub mod app;
 pub mod appointments;
 pub mod config;
+pub mod conversations;
 pub mod error;
 pub mod extract;
 pub mod prompt;

@@ -29,8 +29,10 @@ enum Command {
     Serve,
     /// Read an iCalendar file into a user's appointments.
     Import(command::Import),
-    /// Bring the database to the shape this build needs.
-    Migrate,
+    /// Move the database from one release's shape to the next one's, and back.
+    Migrate(command::migrate::Migrate),
+    /// Switch a tool off, or on for a share of its callers, without a deploy.
+    Flag(command::migrate::Flag),
     /// Print what is configured, with defaults and reasons; secrets hidden.
     Config,
     /// Ask a running server for its health, as a container's health check.
@@ -42,7 +44,8 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => command::serve(),
         Command::Import(import) => command::import(import),
-        Command::Migrate => command::migrate(),
+        Command::Migrate(migrate) => command::migrate::migrate(migrate),
+        Command::Flag(flag) => command::migrate::flag(flag),
         Command::Config => command::config(),
         Command::Health(health) => command::health(&health),
     }

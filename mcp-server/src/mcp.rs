@@ -22,7 +22,7 @@ mod subscriptions;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bg_runtime::{Lifecycle, Release};
+use bg_runtime::{Lifecycle, Release, storage::Control};
 use bytes::Bytes;
 use rmcp::model::{
     Implementation, JsonObject, ListToolsResult, ProtocolVersion, ServerCapabilities, ServerConfig, ToolsCapability,
@@ -62,6 +62,8 @@ pub(crate) struct Server {
     pub(crate) changes: Option<Changes>,
     pub(crate) encoded: Encoded,
     pub(crate) operations: Operations,
+    /// Flags, where there is a database that holds some.
+    pub(crate) control: Option<Control>,
 }
 
 /// A tool's function with the application's state in it.
@@ -69,6 +71,8 @@ type Runner = Box<dyn Fn(&Call<'_>, Writer) -> Result<Running, Rejection> + Send
 
 /// One tool, ready to be called.
 pub(crate) struct Route {
+    /// The flag that switches the tool off.
+    pub(crate) flag: String,
     pub(crate) needs_peer: bool,
     pub(crate) run: Runner,
     pub(crate) operation: Operation,
@@ -107,6 +111,7 @@ pub(crate) struct Parts<S> {
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) logging: bool,
     pub(crate) changes: Option<Changes>,
+    pub(crate) control: Option<Control>,
 }
 
 impl Server {
@@ -136,6 +141,7 @@ impl Server {
             .map(|tool| {
                 let (state, run) = (state.clone(), tool.run);
                 let route = Route {
+                    flag: tool_flag(&tool.description.name),
                     needs_peer: tool.description.needs_peer || tool.description.wants_headers(),
                     run: Box::new(move |call, writer| run.run(call, &state, writer)),
                     operation: metrics.operation("tools/call", Some(&tool.description.name)),
@@ -157,6 +163,24 @@ impl Server {
             changes: parts.changes,
             encoded,
             operations,
+            control: parts.control,
+        }
+    }
+
+    /// Whether a flag keeps this caller from a tool. Until callers prove who they are, a share is drawn from the subject that
+    /// ChatGPT names, which is the same in all of a person's conversations; who names none is everybody.
+    pub(crate) fn is_switched_off(&self, route: &Route, call: &Call<'_>) -> bool {
+        let Some(control) = &self.control else { return false };
+        match control.flag(&route.flag) {
+            None | Some(100..) => false,
+            Some(0) => true,
+            Some(_) => {
+                let named = call.principal.subject().map(str::to_owned).or_else(|| {
+                    let meta: serde_json::Map<_, _> = serde_json::from_str(call.meta?.get()).ok()?;
+                    Some(meta.get("openai/subject")?.as_str()?.to_owned())
+                });
+                !control.allows(&route.flag, named.as_deref().unwrap_or("anonymous"))
+            }
         }
     }
 
@@ -164,6 +188,11 @@ impl Server {
     pub(crate) fn list_tools(&self) -> ListToolsResult {
         whole_list!(ListToolsResult, self.tools.clone(), self)
     }
+}
+
+/// The name of the flag that switches a tool off.
+pub(crate) fn tool_flag(tool: &str) -> String {
+    format!("tool.{tool}")
 }
 
 fn config<S>(parts: &Parts<S>) -> ServerConfig {

@@ -330,7 +330,7 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-fn at_most_one(mut rows: Vec<Row>) -> Result<Option<Row>, DatabaseError> {
+pub(super) fn at_most_one(mut rows: Vec<Row>) -> Result<Option<Row>, DatabaseError> {
     if rows.len() > 1 {
         return Err(DatabaseError::mismatch("a statement for at most one row gave more"));
     }

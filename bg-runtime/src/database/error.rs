@@ -120,7 +120,7 @@ impl DatabaseError {
         Self::Unavailable { source: Cause(reason.to_owned()) }
     }
 
-    pub(super) fn mismatch(reason: &str) -> Self {
+    pub(crate) fn mismatch(reason: &str) -> Self {
         Self::Mismatch { source: Cause(reason.to_owned()) }
     }
 

@@ -1,7 +1,8 @@
-//! Migrations of the schema, applied once however many processes start at the same time.
+//! What a migration is, and the one thing every process does with them at its start: apply what is missing.
 //!
-//! What must stay true: an applied migration never changes, nothing waits on a lock without a bound, and a migration that
-//! only a newer release knows is none of our business: the old color has to start after the new one migrated.
+//! A migration is a folder: `expand` adds what the new release needs, `backfill` fills it, `contract` removes what the old
+//! release needed, `undo` takes the expand back. What must stay true: an applied migration never changes, nothing waits on a
+//! lock without a bound, and a migration that only a newer release knows is none of our business until it fences us out.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,15 +11,47 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::database::{Connection, Database, DatabaseError, Transaction, Type};
+use super::coordinator::{Coordinator, CoordinatorError};
+use super::dual_write::DualWrite;
+use crate::database::{Connection, Database, DatabaseError};
 
 /// A step of the schema. What it does must suit the release before it as well as its own.
+///
+/// Each text is SQL: one transaction, or several steps, each after a line `-- step: NAME`. `-- step: NAME concurrently` is one
+/// statement outside any transaction, such as `CREATE INDEX CONCURRENTLY`; it may run twice. `-- step: NAME batched` is one
+/// statement that does a page of work: it is given the place where the last page ended (`$1`, text, NULL at first) and the
+/// size of a page (`$2`, int), and answers one row: where this page ended (NULL when nothing is left), the rows it passed and
+/// the rows it changed (bigint). The place is committed with the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// `NNNN_name`: the number gives the order.
     pub name: &'static str,
-    /// The SQL that adds what the new release needs. It runs in one transaction, so it may not hold one of its own.
+    /// Adds what the new release needs.
     pub expand: &'static str,
+    /// Fills it, while both releases run.
+    pub backfill: Option<&'static str>,
+    /// Removes what the old release needed.
+    pub contract: Option<&'static str>,
+    /// Takes the expand back.
+    pub undo: Option<&'static str>,
+    /// The table that changes its shape, if one does: columns, trigger, backfill and validation come from this.
+    pub dual_write: Option<&'static DualWrite>,
+}
+
+/// One step of a migration's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) name: &'static str,
+    pub(super) kind: StepKind,
+    pub(super) sql: &'static str,
+}
+
+/// How a step runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StepKind {
+    Transaction,
+    Concurrently,
+    Batched,
 }
 
 /// A migration that this call applied.
@@ -26,7 +59,7 @@ pub struct Migration {
 pub struct Applied {
     /// Its name.
     pub name: &'static str,
-    /// How long its transaction took, without the attempts that failed.
+    /// How long it took, without the attempts that failed.
     pub took: Duration,
 }
 
@@ -48,13 +81,24 @@ pub enum MigrationError {
         /// The one before it.
         before: &'static str,
     },
+    /// A declaration or a step that cannot work.
+    #[error("{0}")]
+    Declaration(String),
     /// The text of an applied migration is not what was applied.
     #[error("the migration {name} was changed after it had been applied; add a new one instead")]
     Changed {
         /// The migration.
         name: &'static str,
     },
-    /// The migration failed, and nothing of it remains.
+    /// The database left the window in which this release can work.
+    #[error("the database is in phase {phase} of the migration {name}, which this build does not know: deploy a newer build")]
+    TooOld {
+        /// The migration.
+        name: String,
+        /// Where it stands.
+        phase: super::phase::Phase,
+    },
+    /// The migration failed, and nothing of its last step remains.
     #[error("the migration {name} failed")]
     Failed {
         /// The migration.
@@ -63,12 +107,14 @@ pub enum MigrationError {
         source: DatabaseError,
     },
     /// The deadline came first: somebody else is still migrating, or holds what we need.
-    #[error("the migration {name} was not applied in time")]
+    #[error("the migration {name} was not applied in time{}", in_the_way(blockers))]
     Deadline {
         /// The migration.
         name: &'static str,
         /// What the last attempt ran into, unless it was another runner's turn.
         source: Option<DatabaseError>,
+        /// Who stood in the way when last looked.
+        blockers: Vec<Blocker>,
     },
     /// The record of applied migrations could not be read.
     #[error("the applied migrations cannot be read")]
@@ -77,44 +123,148 @@ pub enum MigrationError {
         #[from]
         source: DatabaseError,
     },
+    /// The coordinator could not do its part.
+    #[error(transparent)]
+    Coordinator(#[from] Box<CoordinatorError>),
 }
 
-/// How one attempt ended.
-enum Attempt {
-    Applied(Duration),
-    /// Somebody else had applied it.
-    Found(String),
-    /// It is another runner's turn.
-    Taken,
+/// Somebody who holds a lock that a step waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// The process id of its server process, for `pg_terminate_backend`.
+    pub pid: i32,
+    /// What it calls itself.
+    pub application: String,
+    /// What it is doing: `active`, `idle in transaction` and so on.
+    pub state: String,
+    /// How long its transaction has been open, in seconds.
+    pub open_secs: i64,
 }
 
-const TABLE: &str = r#"CREATE TABLE IF NOT EXISTS mcp_migrations (
-    name text COLLATE "C" PRIMARY KEY,
-    checksum text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
-)"#;
+impl std::fmt::Display for Blocker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = if self.application.is_empty() { "unnamed" } else { &self.application };
+        write!(f, "server process {} ({name}, {}, transaction open for {} s)", self.pid, self.state, self.open_secs)
+    }
+}
 
-/// The advisory lock of all runners: the first eight bytes of SHA-256("mcp_migrations"), so that no application picks it too.
-const LOCK: i64 = 0x9246_9a17_ba3b_5225_u64.cast_signed();
-
-/// The queue behind an ALTER that waits holds up every reader of its table, so no attempt waits longer than a reader may.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
+fn in_the_way(blockers: &[Blocker]) -> String {
+    if blockers.is_empty() {
+        return String::new();
+    }
+    let list: Vec<_> = blockers.iter().map(ToString::to_string).collect();
+    format!("; in its way: {}", list.join(", "))
+}
 
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 /// Twice the lock timeout: readers get through for longer than they were held up.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Checks the names: `NNNN_name`, the numbers growing.
+// === impl Migration ===
+
+impl Migration {
+    /// A migration that only adds.
+    #[must_use]
+    pub const fn new(name: &'static str, expand: &'static str) -> Self {
+        Self { name, expand, backfill: None, contract: None, undo: None, dual_write: None }
+    }
+
+    /// With a backfill of its own.
+    #[must_use]
+    pub const fn backfill(mut self, sql: &'static str) -> Self {
+        self.backfill = Some(sql);
+        self
+    }
+
+    /// With something to remove once no release needs it.
+    #[must_use]
+    pub const fn contract(mut self, sql: &'static str) -> Self {
+        self.contract = Some(sql);
+        self
+    }
+
+    /// With a way back.
+    #[must_use]
+    pub const fn undo(mut self, sql: &'static str) -> Self {
+        self.undo = Some(sql);
+        self
+    }
+
+    /// With a table that changes its shape.
+    #[must_use]
+    pub const fn dual_write(mut self, dual: &'static DualWrite) -> Self {
+        self.dual_write = Some(dual);
+        self
+    }
+
+    /// What is wrong with it, if something is.
+    fn check(&self) -> Result<(), MigrationError> {
+        if number(self.name).is_none() {
+            return Err(MigrationError::Name { name: self.name });
+        }
+        let texts = [Some(self.expand), self.backfill, self.contract, self.undo];
+        for text in texts.into_iter().flatten() {
+            let mut names = Vec::new();
+            for step in steps(text).map_err(|wrong| MigrationError::Declaration(format!("{}: {wrong}", self.name)))? {
+                if names.contains(&step.name) {
+                    return Err(MigrationError::Declaration(format!("{}: two steps are named {}", self.name, step.name)));
+                }
+                names.push(step.name);
+            }
+        }
+        if let Some(dual) = self.dual_write {
+            let mut mistakes = dual.mistakes();
+            if dual.migration != self.name {
+                mistakes.push(format!("{}: its dual write says that it belongs to {}", self.name, dual.migration));
+            }
+            if !mistakes.is_empty() {
+                return Err(MigrationError::Declaration(mistakes.join("; ")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The steps of a text.
+pub(super) fn steps(text: &'static str) -> Result<Vec<Step>, String> {
+    const MARK: &str = "-- step:";
+    let mut steps: Vec<Step> = Vec::new();
+    let mut marks: Vec<(usize, usize, &'static str)> = Vec::new();
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        if let Some(words) = line.strip_prefix(MARK) {
+            marks.push((at, at + line.len(), words.trim()));
+        }
+        at += line.len();
+    }
+    let Some(first) = marks.first() else {
+        return Ok(vec![Step { name: "sql", kind: StepKind::Transaction, sql: text }]);
+    };
+    if text[..first.0].lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with("--")) {
+        return Err("there is SQL before the first `-- step:`".to_owned());
+    }
+    for (index, (_, from, words)) in marks.iter().enumerate() {
+        let to = marks.get(index + 1).map_or(text.len(), |next| next.0);
+        let mut words = words.split_whitespace();
+        let name = words.next().ok_or("a `-- step:` needs a name")?;
+        let kind = match words.next() {
+            None => StepKind::Transaction,
+            Some("concurrently") => StepKind::Concurrently,
+            Some("batched") => StepKind::Batched,
+            Some(word) => return Err(format!("the step {name} is `{word}`: say concurrently, batched or nothing")),
+        };
+        steps.push(Step { name, kind, sql: text[*from..to].trim() });
+    }
+    Ok(steps)
+}
+
+/// Checks the migrations: `NNNN_name`, the numbers growing, steps and declarations that can work.
 ///
 /// # Errors
 ///
-/// [`MigrationError::Name`] or [`MigrationError::Order`], for the first that is wrong.
+/// The first mistake.
 pub fn check_order(migrations: &[Migration]) -> Result<(), MigrationError> {
-    for migration in migrations {
-        if number(migration.name).is_none() {
-            return Err(MigrationError::Name { name: migration.name });
-        }
-    }
+    migrations.iter().try_for_each(Migration::check)?;
     match migrations.windows(2).find(|pair| number(pair[1].name) <= number(pair[0].name)) {
         Some(pair) => Err(MigrationError::Order { name: pair[1].name, before: pair[0].name }),
         None => Ok(()),
@@ -131,105 +281,86 @@ pub async fn apply(database: &Database, migrations: &[Migration], deadline: Dura
     let Some(first) = migrations.first() else { return Ok(Vec::new()) };
     let until = Instant::now() + deadline;
     // Read without a lock: a process that finds everything done, as most do, disturbs nobody.
-    let known = recorded(database, first.name, until).await?;
-    let mut applied = Vec::new();
-    for migration in migrations {
-        match known.get(migration.name) {
-            Some(checksum) => compare(migration, checksum)?,
-            None => applied.extend(apply_one(database, migration, until).await?),
-        }
-    }
-    Ok(applied)
-}
-
-async fn recorded(database: &Database, first: &'static str, until: Instant) -> Result<HashMap<String, String>, MigrationError> {
     let mut pause = Pause::new();
     loop {
-        let read = async {
-            let connection = database.get().await?;
-            read_record(&connection).await
+        let trouble = match apply_once(database, migrations, until).await {
+            // Somebody else is at it, or the database is away for a moment.
+            Err(MigrationError::Record { source }) if source.is_retryable() => Some(source),
+            Err(MigrationError::Coordinator(error)) if error.is_retryable() => error.into_database(),
+            ended => return ended,
         };
-        match read.await {
-            Ok(record) => return Ok(record),
-            Err(source) if !source.is_retryable() => return Err(source.into()),
-            Err(source) => {
-                if !pause.before(until).await {
-                    return Err(MigrationError::Deadline { name: first, source: Some(source) });
-                }
-            }
+        if !pause.before(until).await {
+            return Err(MigrationError::Deadline { name: first.name, source: trouble, blockers: Vec::new() });
         }
     }
 }
 
-async fn read_record(connection: &Connection) -> Result<HashMap<String, String>, DatabaseError> {
-    let there = "SELECT 1 FROM pg_catalog.pg_class WHERE oid = to_regclass('mcp_migrations')";
+/// Whether everything these migrations add is there, and the database is in the window in which they can work.
+///
+/// # Errors
+///
+/// As for [`apply`], without those of applying.
+pub async fn is_applied(database: &Database, migrations: &[Migration]) -> Result<bool, MigrationError> {
+    check_record(migrations, &read_record(&database.get().await?).await?)
+}
+
+async fn apply_once(database: &Database, migrations: &[Migration], until: Instant) -> Result<Vec<Applied>, MigrationError> {
+    let record = read_record(&database.get().await?).await?;
+    if check_record(migrations, &record)? {
+        return Ok(Vec::new());
+    }
+    let left = until.saturating_duration_since(Instant::now());
+    let mut coordinator = Coordinator::take(database, migrations, "start", left).await.map_err(Box::new)?;
+    coordinator.expand(until).await
+}
+
+/// Whether nothing is missing; an error when something is wrong.
+pub(super) fn check_record(migrations: &[Migration], record: &HashMap<String, Recorded>) -> Result<bool, MigrationError> {
+    for (name, recorded) in record {
+        if let Some(phase) = recorded.phase
+            && !phase.rule().old_writes
+            && !migrations.iter().any(|migration| migration.name == name)
+        {
+            return Err(MigrationError::TooOld { name: name.clone(), phase });
+        }
+    }
+    let mut complete = true;
+    for migration in migrations {
+        match record.get(migration.name) {
+            Some(recorded) if recorded.checksum != checksum(migration.expand) => {
+                return Err(MigrationError::Changed { name: migration.name });
+            }
+            Some(_) => {}
+            None => complete = false,
+        }
+    }
+    Ok(complete)
+}
+
+/// What the database remembers of an applied migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recorded {
+    pub(super) checksum: String,
+    pub(super) phase: Option<super::phase::Phase>,
+}
+
+async fn read_record(connection: &Connection) -> Result<HashMap<String, Recorded>, DatabaseError> {
+    // The last of the control tables: without it they are not there, or are those of an older build.
+    let there = "SELECT 1 FROM pg_catalog.pg_class WHERE oid = to_regclass('mcp_flags')";
     if connection.query_opt(there, &[]).await?.is_none() {
         return Ok(HashMap::new());
     }
-    let rows = connection.query("SELECT name, checksum FROM mcp_migrations", &[]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let rows = connection.query("SELECT name, checksum, phase FROM mcp_migrations", &[]).await?;
+    Ok(rows.iter().map(recorded).collect())
 }
 
-async fn apply_one(database: &Database, migration: &Migration, until: Instant) -> Result<Option<Applied>, MigrationError> {
-    let name = migration.name;
-    let mut pause = Pause::new();
-    loop {
-        let trouble = match attempt(database, migration, until).await {
-            Ok(Attempt::Applied(took)) => {
-                tracing::info!(migration.name = name, duration_ms = took.as_millis(), "the migration {name} was applied");
-                return Ok(Some(Applied { name, took }));
-            }
-            Ok(Attempt::Found(checksum)) => return compare(migration, &checksum).map(|()| None),
-            Ok(Attempt::Taken) => None,
-            // A commit whose answer was lost may have happened: the next attempt finds it.
-            Err(error) if error.is_retryable() => Some(error),
-            Err(source) => return Err(MigrationError::Failed { name, source }),
-        };
-        if !pause.before(until).await {
-            return Err(MigrationError::Deadline { name, source: trouble });
-        }
-    }
-}
-
-async fn attempt(database: &Database, migration: &Migration, until: Instant) -> Result<Attempt, DatabaseError> {
-    let mut connection = database.get().await?;
-    let begun = Instant::now();
-    let transaction = connection.transaction().await?;
-    // Tried and not waited for: a runner waiting in a transaction would hold up another's CREATE INDEX CONCURRENTLY, and
-    // that one holds the lock.
-    let turn = transaction.query_opt("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
-    if !turn.is_some_and(|row| row.get(0)) {
-        transaction.rollback().await?;
-        return Ok(Attempt::Taken);
-    }
-    transaction.batch_execute(LOCK_TIMEOUT).await?;
-    // Under the lock, for two sessions that create one table at the same time fail even with IF NOT EXISTS.
-    transaction.batch_execute(TABLE).await?;
-    if let Some(checksum) = find(&transaction, migration.name).await? {
-        transaction.rollback().await?;
-        return Ok(Attempt::Found(checksum));
-    }
-    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    transaction.batch_execute(&format!("SET LOCAL statement_timeout = {}", left.as_millis().max(1))).await?;
-    transaction.batch_execute_within(migration.expand, left + Duration::from_secs(1)).await?;
-    let sum = checksum(migration.expand);
-    let row = "INSERT INTO mcp_migrations (name, checksum) VALUES ($1, $2)";
-    transaction.execute(row, &[(&migration.name, Type::TEXT), (&sum, Type::TEXT)]).await?;
-    transaction.commit().await?;
-    Ok(Attempt::Applied(begun.elapsed()))
-}
-
-async fn find(transaction: &Transaction<'_>, name: &str) -> Result<Option<String>, DatabaseError> {
-    let row = transaction.query_opt("SELECT checksum FROM mcp_migrations WHERE name = $1", &[(&name, Type::TEXT)]).await?;
-    Ok(row.map(|row| row.get(0)))
-}
-
-fn compare(migration: &Migration, recorded: &str) -> Result<(), MigrationError> {
-    if checksum(migration.expand) == recorded { Ok(()) } else { Err(MigrationError::Changed { name: migration.name }) }
+pub(super) fn recorded(row: &crate::database::Row) -> (String, Recorded) {
+    let phase = row.get::<_, Option<i16>>(2).and_then(super::phase::Phase::from_number);
+    (row.get(0), Recorded { checksum: row.get(1), phase })
 }
 
 /// SHA-256 in hexadecimal, of the text with plain line ends: a checkout on Windows is not a change.
-fn checksum(sql: &str) -> String {
+pub(super) fn checksum(sql: &str) -> String {
     Sha256::digest(sql.replace("\r\n", "\n")).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -242,7 +373,7 @@ fn number(name: &str) -> Option<u16> {
 }
 
 /// Pauses that double, each shortened by chance so that runners do not meet again.
-struct Pause {
+pub(super) struct Pause {
     next: Duration,
     chance: RandomState,
     count: u32,
@@ -251,12 +382,12 @@ struct Pause {
 // === impl Pause ===
 
 impl Pause {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { next: FIRST_PAUSE, chance: RandomState::new(), count: 0 }
     }
 
     /// Pauses, or says that the deadline comes first.
-    async fn before(&mut self, until: Instant) -> bool {
+    pub(super) async fn before(&mut self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return false;
@@ -274,7 +405,7 @@ mod tests {
     use super::*;
 
     fn named(names: &[&'static str]) -> Vec<Migration> {
-        names.iter().map(|name| Migration { name, expand: "" }).collect()
+        names.iter().map(|name| Migration::new(name, "")).collect()
     }
 
     #[test]
@@ -298,5 +429,22 @@ mod tests {
     fn line_ends_are_not_a_change() {
         assert_eq!(checksum("a\r\nb"), checksum("a\nb"));
         assert_ne!(checksum("a b"), checksum("a\nb"));
+    }
+
+    #[test]
+    fn a_text_is_parted_into_steps() {
+        let text =
+            "-- Why.\n-- step: table\nCREATE TABLE t ();\n-- step: index concurrently\nCREATE INDEX CONCURRENTLY i ON t (a);\n";
+        assert_eq!(
+            steps(text).unwrap(),
+            [
+                Step { name: "table", kind: StepKind::Transaction, sql: "CREATE TABLE t ();" },
+                Step { name: "index", kind: StepKind::Concurrently, sql: "CREATE INDEX CONCURRENTLY i ON t (a);" },
+            ]
+        );
+        assert_eq!(steps("SELECT 1").unwrap().len(), 1);
+        assert!(steps("SELECT 1;\n-- step: a\n").is_err());
+        assert!(steps("-- step: a slowly\n").is_err());
+        assert!(steps("-- step:\n").is_err());
     }
 }

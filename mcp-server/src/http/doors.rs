@@ -12,6 +12,7 @@ use axum::{
 use bg_runtime::{
     Database, Lifecycle, Release,
     lifecycle::{Checks, Role, Stage},
+    storage::Control,
 };
 use serde_json::{Value, json};
 
@@ -33,6 +34,7 @@ pub(crate) struct Doors {
     pub(crate) openai_challenge: Option<Arc<str>>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) telemetry: Telemetry,
+    pub(crate) control: Option<Control>,
 }
 
 /// The public doors.
@@ -104,6 +106,11 @@ async fn database(State(doors): State<Doors>) -> Response {
         "waitingClients": pool.waiting,
         "release": doors.release,
     });
+    if let Some(control) = &doors.control {
+        let snapshot = control.snapshot();
+        body["epoch"] = snapshot.epoch.into();
+        body["phases"] = json!(snapshot.phases().collect::<std::collections::BTreeMap<_, _>>());
+    }
     let status = match checked {
         Ok(latency) => {
             body["status"] = "connected".into();

@@ -305,6 +305,10 @@ async fn attempt(
     if has_nul(call.arguments) {
         return mistake("the arguments hold the NUL character (\\u0000), which no text here may");
     }
+    // Clients keep the list of tools for days, so a tool that is switched off stays listed and says so itself.
+    if server.is_switched_off(route, call) {
+        return mistake("this tool is switched off for the moment; do without it, or try again later");
+    }
     let running = match (route.run)(call, begin()) {
         Ok(running) => running,
         Err(rejection) => return mistake(&rejection.0),

@@ -1,0 +1,361 @@
+//! What all replicas of both colors agree on: the control tables, and each replica's view of them.
+//!
+//! One epoch counts every change, of a phase or of a flag. A replica learns of it in three ways: a notification on a
+//! connection of its own, the epoch in the answer to each write, and a slow poll. What must stay true: a replica says that
+//! it has seen an epoch only after it acts on it, and losing the connection makes it later, never wrong.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::flag::Flags;
+use super::migration::Migration;
+use super::phase::Phase;
+use crate::color::Color;
+use crate::database::{Connection, Database, DatabaseError, Parameter, Row, Session, Type};
+
+/// The tables. Every statement can run again; they run under the coordinator's lock.
+pub(super) const TABLES: &str = r#"
+CREATE TABLE IF NOT EXISTS mcp_migrations (
+    name text COLLATE "C" PRIMARY KEY,
+    checksum text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+-- The phase is NULL for a migration that changes no table's shape. min_writer is what the triggers read: the least schema
+-- whose writes they let in.
+ALTER TABLE mcp_migrations
+    ADD COLUMN IF NOT EXISTS phase smallint,
+    ADD COLUMN IF NOT EXISTS min_writer smallint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS verdict jsonb,
+    ADD COLUMN IF NOT EXISTS verdict_epoch bigint,
+    ADD COLUMN IF NOT EXISTS moved_at timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN IF NOT EXISTS moved_epoch bigint NOT NULL DEFAULT 1;
+CREATE TABLE IF NOT EXISTS mcp_migration_steps (
+    migration text COLLATE "C" NOT NULL,
+    step text COLLATE "C" NOT NULL,
+    position text,
+    done_rows bigint NOT NULL DEFAULT 0,
+    changed_rows bigint NOT NULL DEFAULT 0,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz,
+    PRIMARY KEY (migration, step)
+);
+CREATE TABLE IF NOT EXISTS mcp_migration_log (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    happened_at timestamptz NOT NULL DEFAULT now(),
+    migration text COLLATE "C" NOT NULL,
+    event text NOT NULL,
+    epoch bigint,
+    actor text NOT NULL
+);
+CREATE TABLE IF NOT EXISTS mcp_control (
+    id boolean PRIMARY KEY DEFAULT true CHECK (id),
+    epoch bigint NOT NULL DEFAULT 1,
+    lease_epoch bigint NOT NULL DEFAULT 0,
+    lease_holder text,
+    lease_taken_at timestamptz
+);
+INSERT INTO mcp_control DEFAULT VALUES ON CONFLICT DO NOTHING;
+CREATE TABLE IF NOT EXISTS mcp_replicas (
+    instance text COLLATE "C" PRIMARY KEY,
+    color text NOT NULL,
+    version text NOT NULL,
+    knows text[] NOT NULL,
+    epoch_seen bigint NOT NULL,
+    seen_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS mcp_flags (
+    name text COLLATE "C" PRIMARY KEY,
+    percent smallint NOT NULL CHECK (percent BETWEEN 0 AND 100),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    changed_by text NOT NULL
+)"#;
+
+/// The channel of the notifications; the payload is the epoch.
+pub(super) const CHANNEL: &str = "mcp_control";
+
+/// How often a replica looks without having been told, and says that it lives.
+const POLL: Duration = Duration::from_secs(5);
+
+/// A replica that has not said for this long that it lives does not. Three polls, so that one slow one kills nobody.
+pub(super) const LIVE: &str = "interval '15 seconds'";
+
+/// Who a replica is, as the others see it in `mcp_replicas`.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Its color.
+    pub color: Color,
+    /// Its version.
+    pub version: String,
+    /// The migrations it knows. One that does not know a migration speaks the old shape of its table.
+    pub knows: Vec<&'static str>,
+}
+
+/// A replica's view of the control tables.
+#[derive(Clone, Debug)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+/// The control tables at one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The epoch. 0 before the tables were read, or there are none.
+    pub epoch: i64,
+    /// The phases of migrations that have one.
+    phases: HashMap<String, Phase>,
+    /// The flags.
+    pub flags: Flags,
+}
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    replica: Replica,
+    instance: String,
+    /// A copy of the snapshot's epoch, for the hot path.
+    epoch: AtomicI64,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    poke: Notify,
+}
+
+// === impl Replica ===
+
+impl Replica {
+    /// A replica that knows these migrations.
+    #[must_use]
+    pub fn new(color: Color, version: impl Into<String>, migrations: &[Migration]) -> Self {
+        Self { color, version: version.into(), knows: migrations.iter().map(|migration| migration.name).collect() }
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Where a migration stands. One that is not there has not begun.
+    #[must_use]
+    pub fn phase(&self, migration: &str) -> Phase {
+        self.phases.get(migration).copied().unwrap_or(Phase::Idle)
+    }
+
+    /// All migrations that have a phase, with it.
+    pub fn phases(&self) -> impl Iterator<Item = (&str, Phase)> {
+        self.phases.iter().map(|(name, phase)| (name.as_str(), *phase))
+    }
+
+    /// Migrations that this replica does not know and whose old shape is no longer written or no longer there.
+    fn too_new<'a>(&'a self, knows: &'a [&'static str]) -> impl Iterator<Item = (&'a str, Phase)> + 'a {
+        self.phases
+            .iter()
+            .filter(|(name, phase)| !phase.rule().old_writes && !knows.contains(&name.as_str()))
+            .map(|(name, phase)| (name.as_str(), *phase))
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// A view that has seen nothing yet. [`follow`](Self::follow) keeps it fresh.
+    #[must_use]
+    pub fn new(database: Database, replica: Replica) -> Self {
+        // Different for each replica and each of its lives; it is a name and not a secret.
+        let instance = format!("{:016x}-{}", RandomState::new().build_hasher().finish(), std::process::id());
+        let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
+        let inner = Inner { database, replica, instance, epoch: AtomicI64::new(0), snapshot, poke: Notify::new() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The latest view.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.inner.snapshot.borrow().clone()
+    }
+
+    /// Waits until the view satisfies a condition, and gives it.
+    pub async fn wait_for(&self, mut condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let mut seen = self.inner.snapshot.subscribe();
+        let snapshot = seen.wait_for(|snapshot| condition(snapshot)).await;
+        snapshot.expect("the sender is in self").clone()
+    }
+
+    /// Where a migration stands.
+    #[must_use]
+    pub fn phase(&self, migration: &str) -> Phase {
+        self.inner.snapshot.borrow().phase(migration)
+    }
+
+    /// Whether a flag lets this principal in. A flag that nobody set lets everybody in.
+    #[must_use]
+    pub fn allows(&self, flag: &str, principal: &str) -> bool {
+        self.inner.snapshot.borrow().flags.allows(flag, principal)
+    }
+
+    /// The share of principals a flag lets in, in percent. `None` when nobody set it.
+    #[must_use]
+    pub fn flag(&self, flag: &str) -> Option<u8> {
+        self.inner.snapshot.borrow().flags.percent(flag)
+    }
+
+    /// The name under which this replica stands in `mcp_replicas`.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.inner.instance
+    }
+
+    /// What in the database this release is too old for, in words. `None` is well.
+    #[must_use]
+    pub fn too_old(&self) -> Option<String> {
+        let snapshot = self.snapshot();
+        let (name, phase) = snapshot.too_new(&self.inner.replica.knows).next()?;
+        Some(format!(
+            "the database is in phase {phase} of the migration {name}, which this build does not know: deploy a newer build, or \
+             take the migration back"
+        ))
+    }
+
+    /// Takes note of an epoch that an answer carried. A greater one than the view's is looked up soon.
+    pub fn saw(&self, epoch: i64) {
+        if epoch > self.inner.epoch.load(Ordering::Relaxed) {
+            self.inner.poke.notify_one();
+        }
+    }
+
+    /// Looks now, on a connection of the pool.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn refresh(&self) -> Result<(), DatabaseError> {
+        let connection = self.inner.database.get().await?;
+        self.look(&connection).await
+    }
+
+    /// Keeps the view fresh and says that this replica lives, until it is dropped. Losing the database is survived.
+    pub async fn follow(self) {
+        let mut said = String::new();
+        loop {
+            match self.follow_on_one_connection().await {
+                Ok(()) => tracing::debug!("the connection that hears of phase changes was lost"),
+                Err(error) if error.to_string() != said => {
+                    said = error.to_string();
+                    tracing::warn!(error = said, "phases and flags are not followed: {said}");
+                }
+                Err(_) => {}
+            }
+            // Whoever wakes us up knows of a newer epoch; the connection may be back by then.
+            let _ = tokio::time::timeout(POLL / 5, self.inner.poke.notified()).await;
+        }
+    }
+
+    /// Takes this replica out of `mcp_replicas`: nobody needs to wait for it any more.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn leave(&self) -> Result<(), DatabaseError> {
+        let connection = self.inner.database.get().await?;
+        let instance: Parameter<'_> = (&self.inner.instance, Type::TEXT);
+        connection.execute("DELETE FROM mcp_replicas WHERE instance = $1", &[instance]).await?;
+        Ok(())
+    }
+
+    async fn follow_on_one_connection(&self) -> Result<(), DatabaseError> {
+        let mut session = self.inner.database.session().await?;
+        if session.is_direct() {
+            session.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        }
+        loop {
+            // Whatever is told from here on is looked up in the next round, so nothing falls between.
+            while session.notified_already().is_some() {}
+            self.look(&session).await?;
+            tokio::select! {
+                heard = session.notified() => if heard.is_none() { return Ok(()) },
+                () = self.inner.poke.notified() => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    async fn look(&self, asked: &impl Ask) -> Result<(), DatabaseError> {
+        // One statement sees one epoch with what belongs to it.
+        let read = "SELECT epoch, \
+             (SELECT coalesce(json_object_agg(name, phase)::text, '{}') FROM mcp_migrations WHERE phase IS NOT NULL), \
+             (SELECT coalesce(json_object_agg(name, percent)::text, '{}') FROM mcp_flags) FROM mcp_control";
+        let rows = match asked.ask(read, &[]).await {
+            Ok(rows) => rows,
+            // Nobody has migrated yet.
+            Err(error) if error.sql_state().is_some_and(|state| state.code() == "42P01") => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(row) = rows.first() else { return Ok(()) };
+        self.install(row);
+        let replica = &self.inner.replica;
+        let color = replica.color.to_string();
+        let epoch = self.inner.epoch.load(Ordering::Relaxed);
+        asked
+            .ask(
+                "INSERT INTO mcp_replicas (instance, color, version, knows, epoch_seen) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (instance) DO UPDATE SET epoch_seen = excluded.epoch_seen, seen_at = now()",
+                &[
+                    (&self.inner.instance, Type::TEXT),
+                    (&color, Type::TEXT),
+                    (&replica.version, Type::TEXT),
+                    (&replica.knows, Type::TEXT_ARRAY),
+                    (&epoch, Type::INT8),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    fn install(&self, row: &Row) {
+        let phases: HashMap<String, i16> = serde_json::from_str(row.get(1)).unwrap_or_default();
+        let snapshot = Snapshot {
+            epoch: row.get(0),
+            phases: phases.into_iter().filter_map(|(name, number)| Some((name, Phase::from_number(number)?))).collect(),
+            flags: Flags::new(serde_json::from_str(row.get(2)).unwrap_or_default()),
+        };
+        self.inner.snapshot.send_if_modified(|current| {
+            // Two looks may end in the other order than they began.
+            if snapshot.epoch < current.epoch || **current == snapshot {
+                return false;
+            }
+            for (name, phase) in &snapshot.phases {
+                let before = current.phases.get(name);
+                if before != Some(phase) {
+                    let before = before.map_or("unknown", |phase| phase.word());
+                    tracing::info!(
+                        migration.name = name,
+                        migration.phase = phase.word(),
+                        epoch = snapshot.epoch,
+                        "the migration {name} is in phase {phase}, was {before}"
+                    );
+                }
+            }
+            self.inner.epoch.store(snapshot.epoch, Ordering::Relaxed);
+            *current = Arc::new(snapshot);
+            true
+        });
+    }
+}
+
+/// A pooled connection or a session: whichever is at hand.
+trait Ask {
+    async fn ask(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError>;
+}
+
+impl Ask for Connection {
+    async fn ask(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        self.query(sql, parameters).await
+    }
+}
+
+impl Ask for Session {
+    async fn ask(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        self.query(sql, parameters).await
+    }
+}

@@ -1,0 +1,25 @@
+-- What a conversation leaves behind: its state, and a line for each call. This is the shape of the first release.
+
+CREATE TABLE chat_sessions (
+    -- "C" keeps the order of keys the same on every machine, which a backfill page by page stands on.
+    session_id text COLLATE "C" PRIMARY KEY,
+    principal text COLLATE "C" NOT NULL,
+    state_data jsonb NOT NULL DEFAULT '{}',
+    -- Every write raises it by one and names the version it was based on. 0: written by somebody who does not know of it.
+    row_version bigint NOT NULL DEFAULT 0,
+    -- Which release's shape the last write had.
+    writer_schema smallint NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz
+    -- Half of each page is left free, so that a new version of a row fits beside the old one and no index is touched.
+) WITH (fillfactor = 50);
+
+CREATE TABLE mcp_tool_calls (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    session_id text COLLATE "C" NOT NULL,
+    tool_name text COLLATE "C" NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX mcp_tool_calls_by_session ON mcp_tool_calls (session_id, created_at);
