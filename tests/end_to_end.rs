@@ -7,4 +7,5 @@ mod doors;
 mod drain;
 mod hostile;
 mod house;
+mod migrate;
 mod subscriptions;

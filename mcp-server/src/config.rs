@@ -178,6 +178,13 @@ impl Config {
         let database = database(&mut reader);
         let migrate = reader.value("MIGRATE", "on", "`serve` applies migrations; `off` where a job does").unwrap_or(Switch::On)
             == Switch::On;
+        if migrate && database.pooler == Pooler::Transaction && database.url.is_some() && database.direct_url.is_none() {
+            reader.problems.push(
+                "DATABASE_POOLER=`transaction`: a migration cannot pass the pooler: name the way past it in DATABASE_DIRECT_URL, or \
+                 say MIGRATE=off where a job migrates"
+                    .to_owned(),
+            );
+        }
         let zone: Option<String> = reader.value("TIME_ZONE", "UTC", "the zone of times that say none, an IANA name");
         let time_zone = TimeZone::get(zone.as_deref().unwrap_or("UTC")).unwrap_or_else(|_| {
             reader.problems.push(format!("TIME_ZONE=`{}`: no IANA zone has this name", zone.unwrap_or_default()));
@@ -320,7 +327,11 @@ fn database(reader: &mut Reader<'_>) -> DatabaseConfig {
         binaries: reader.value::<PathBuf>("POSTGRES_BIN", "", "where initdb and postgres are, if not in PATH or a usual place"),
         path: (reader.get)("PATH").map(Into::into),
         pool_size: reader
-            .value("DATABASE_POOL_SIZE", &defaults.pool_size.to_string(), "connections of this process")
+            .value(
+                "DATABASE_POOL_SIZE",
+                &defaults.pool_size.to_string(),
+                "connections of this process, beside one that hears of phases and flags",
+            )
             .unwrap_or(defaults.pool_size),
         wait: reader.seconds("DATABASE_WAIT_SECS", seconds(defaults.wait), "longest wait for a free connection"),
         create: reader.seconds("DATABASE_CONNECT_SECS", seconds(defaults.create), "longest wait for a new connection"),

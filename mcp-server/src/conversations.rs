@@ -221,3 +221,18 @@ impl From<StorageError> for ToolError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generated_sql_is_the_one_that_was_reviewed() {
+        let reviewed = include_str!("../migrations/0003_conversation_state/generated.sql");
+        assert!(
+            CHAT_SESSIONS.expand_sql("public").trim_end() == reviewed.trim_end(),
+            "look at what changed: cargo run -- migrate plan 0003_conversation_state --sql \
+             > mcp-server/migrations/0003_conversation_state/generated.sql"
+        );
+    }
+}

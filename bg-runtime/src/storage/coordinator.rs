@@ -302,7 +302,7 @@ impl Coordinator {
             self.expand_one(&migration, until).await?;
             // On a new database nobody has the old shape in mind, and the next change of this table needs the last one done.
             if fresh && later {
-                self.contract_sql(&migration).await.map_err(|source| failed(&migration, source))?;
+                self.contract_sql(&migration).await?;
             }
             let took = begun.elapsed();
             let name = migration.name;
@@ -335,7 +335,8 @@ impl Coordinator {
     /// See [`CoordinatorError`].
     pub async fn backfill(&mut self, name: &str, pace: &Pace, progress: &dyn Progress) -> Result<Filled, CoordinatorError> {
         let (migration, dual) = self.find(name)?;
-        if self.migration_status(&migration).await?.phase == Some(Phase::Dual) {
+        // Expand is where a coordinator leaves it that died at the end of its expand.
+        while matches!(self.migration_status(&migration).await?.phase, Some(Phase::Expand | Phase::Dual)) {
             self.advance(name).await?;
         }
         let status = self.migration_status(&migration).await?;
@@ -524,16 +525,15 @@ impl Coordinator {
         if !status.obstacles.is_empty() {
             return Err(CoordinatorError::Refused { migration: migration.name, phase: Phase::Fenced, reasons: status.obstacles });
         }
-        self.contract_sql(&migration).await?;
+        self.contract_sql(&migration).await.map_err(Box::new)?;
         Ok(())
     }
 
-    async fn contract_sql(&mut self, migration: &Migration) -> Result<(), DatabaseError> {
+    async fn contract_sql(&mut self, migration: &Migration) -> Result<(), MigrationError> {
         let mut sql = String::new();
+        let declared = migration.contract.map(steps).transpose().map_err(MigrationError::Declaration)?.unwrap_or_default();
         // The migration's own first: while the constraint is there, SET NOT NULL needs no look at the rows.
-        for step in
-            migration.contract.map(steps).transpose().map_err(|wrong| DatabaseError::mismatch(&wrong))?.unwrap_or_default()
-        {
+        for step in declared {
             sql.push_str(step.sql);
             sql.push_str(";\n");
         }
@@ -549,11 +549,9 @@ impl Coordinator {
                  WHERE name = '{name}'; SELECT pg_notify('mcp_control', epoch::text) FROM mcp_control;"
             ),
         );
-        match self.in_transaction(migration, &sql, Instant::now() + Duration::from_secs(60)).await {
-            Ok(()) => self.log(name, "contracted", None).await,
-            Err(MigrationError::Failed { source, .. } | MigrationError::Deadline { source: Some(source), .. }) => Err(source),
-            Err(error) => Err(DatabaseError::mismatch(&error.to_string())),
-        }
+        self.in_transaction(migration, &sql, Instant::now() + Duration::from_secs(60)).await?;
+        self.log(name, "contracted", None).await?;
+        Ok(())
     }
 
     /// Sets the share of principals that a flag lets in, in percent; `None` forgets the flag, which lets everybody in.
@@ -569,15 +567,15 @@ impl Coordinator {
             }
             None => "DELETE FROM mcp_flags WHERE name = $1 AND $2::smallint IS NULL AND $3::text IS NOT NULL",
         };
+        // One statement: a change that is refused leaves no transaction open.
+        let sql = format!(
+            "WITH changed AS ({change}), control AS (UPDATE mcp_control SET epoch = epoch + 1 RETURNING epoch) \
+             SELECT pg_notify('mcp_control', epoch::text)::text FROM control"
+        );
         let percent = percent.map(i16::from);
-        self.session.batch_execute("BEGIN").await?;
         let flag = [(&name as _, Type::TEXT), (&percent as _, Type::INT2), (&self.actor as _, Type::TEXT)];
-        self.session.query(change, &flag).await?;
-        self.session
-            .batch_execute(
-                "UPDATE mcp_control SET epoch = epoch + 1; SELECT pg_notify('mcp_control', epoch::text) FROM mcp_control; COMMIT",
-            )
-            .await
+        self.session.query(&sql, &flag).await?;
+        Ok(())
     }
 
     /// The flags that were set.

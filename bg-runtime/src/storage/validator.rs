@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::backfill::Progress;
-use super::dual_write::{CONSTRAINT, DualWrite, TRIGGER};
+use super::dual_write::{CONSTRAINT, DualWrite, GUARD, TRIGGER};
 use crate::database::{DatabaseError, Session, Type};
 
 /// What was found.
@@ -116,24 +116,30 @@ async fn structure(session: &Session, dual: &DualWrite, schema: &str) -> Result<
     if !row.and_then(|row| row.get::<_, Option<bool>>(0)).unwrap_or(false) {
         wrong.push(format!("{} has no valid unique index", dual.key.name));
     }
-    let trigger = "SELECT tgenabled IN ('O', 'A'), tgname::text, tgname::text = $2, p.proname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid \
+    // 23 is BEFORE INSERT OR UPDATE FOR EACH ROW, 19 the same without INSERT. With a condition or a list of columns the first
+    // would let writes pass.
+    let trigger = "SELECT tgenabled IN ('O', 'A'), tgname::text, tgname::text IN ($2, $3), p.proname::text, \
+         tgname = $3 AND tgtype = 19 OR tgname = $2 AND tgtype = 23 AND tgqual IS NULL AND tgattr::text = '' FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid \
          WHERE tgrelid = to_regclass($1) AND NOT tgisinternal AND tgtype & 1 = 1 AND tgtype & 2 = 2 AND tgtype & 20 > 0 \
-         AND tgname >= $2";
-    let rows = session.query(trigger, &[table.clone(), (&TRIGGER, Type::TEXT)]).await?;
-    let mut found = false;
+         AND (tgname >= $2 OR tgname = $3)";
+    let rows = session.query(trigger, &[table.clone(), (&TRIGGER, Type::TEXT), (&GUARD, Type::TEXT)]).await?;
+    let mut found = 0;
     for row in rows {
         let (enabled, name, ours, function): (bool, String, bool, String) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let every: bool = row.get(4);
         if !ours {
             wrong.push(format!("the trigger {name} runs after {TRIGGER} and may undo what it did: give it an earlier name"));
         } else if !enabled {
             wrong.push(format!("the trigger {name} is switched off"));
-        } else if function != dual.function() {
+        } else if !every {
+            wrong.push(format!("the trigger {name} does not run for every write that it is for"));
+        } else if function != if name == TRIGGER { dual.function() } else { dual.guard_function() } {
             wrong.push(format!("the trigger {name} runs {function}"));
         }
-        found |= ours;
+        found += u8::from(ours);
     }
-    if !found {
-        wrong.push(format!("the trigger {TRIGGER} is missing"));
+    if found < 2 {
+        wrong.push(format!("the trigger {TRIGGER} or {GUARD} is missing"));
     }
     wrong.extend(changed_functions(session, dual, schema).await?);
     let advice = "run `expand --again`, which makes the generated parts anew; then validate again";
@@ -144,8 +150,14 @@ async fn structure(session: &Session, dual: &DualWrite, schema: &str) -> Result<
 /// Makes the functions anew in a transaction that is rolled back, and compares. So whitespace, versions of PostgreSQL and
 /// the way a type is spelled make no difference.
 async fn changed_functions(session: &Session, dual: &DualWrite, schema: &str) -> Result<Vec<String>, DatabaseError> {
-    let names: Vec<String> =
-        dual.old.columns.iter().chain(dual.new.columns).map(|column| dual.lens(column)).chain([dual.function()]).collect();
+    let names: Vec<String> = dual
+        .old
+        .columns
+        .iter()
+        .chain(dual.new.columns)
+        .map(|column| dual.lens(column))
+        .chain([dual.function(), dual.guard_function()])
+        .collect();
     let definitions = "SELECT proname::text, md5(pg_get_functiondef(oid)) FROM pg_proc \
          WHERE proname = ANY($1) AND pronamespace = current_schema()::regnamespace ORDER BY 1";
     let read = async || -> Result<Vec<(String, String)>, DatabaseError> {

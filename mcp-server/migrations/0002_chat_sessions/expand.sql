@@ -15,6 +15,15 @@ CREATE TABLE chat_sessions (
     -- Half of each page is left free, so that a new version of a row fits beside the old one and no index is touched.
 ) WITH (fillfactor = 50);
 
+-- Documents of a few kilobytes are compressed at each write: lz4 does it in a fifth of the time. A server that was built
+-- without it keeps its default.
+DO $$
+BEGIN
+    ALTER TABLE chat_sessions ALTER COLUMN state_data SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    RAISE NOTICE 'this PostgreSQL has no lz4';
+END $$;
+
 CREATE TABLE mcp_tool_calls (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     session_id text COLLATE "C" NOT NULL,

@@ -1,6 +1,15 @@
 -- The shape of the second release: `conversation_state` beside `state_data`, the state of each widget in a row of its own,
--- and a tag on each call. The columns of chat_sessions, the trigger and the rest of the dual write come from the declaration
+-- and a tag on each call. The version columns, the triggers and the rest of the dual write come from the declaration
 -- in src/conversations.rs.
+
+ALTER TABLE chat_sessions ADD COLUMN conversation_state jsonb;
+
+DO $$
+BEGIN
+    ALTER TABLE chat_sessions ALTER COLUMN conversation_state SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    RAISE NOTICE 'this PostgreSQL has no lz4';
+END $$;
 
 CREATE TABLE widget_metadata (
     -- CASCADE: the release before deletes conversations and knows nothing of this table.

@@ -36,7 +36,7 @@ way. Exit codes: 0 done or already done, 1 refused or not valid, 70 no database.
 )]
 pub(crate) struct Migrate {
     #[command(subcommand)]
-    verb: Verb,
+    verb: Option<Verb>,
     /// Who does it, for the log.
     #[arg(long, global = true, default_value = "operator", value_name = "NAME")]
     by: String,
@@ -47,12 +47,15 @@ pub(crate) struct Migrate {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Where every migration stands, and which replicas live.
+    /// Where every migration stands, and which replicas live. The default.
     Status,
     /// What may come next, and what stands in its way. Changes nothing.
     Plan {
         #[command(flatten)]
         which: Which,
+        /// Print the SQL that the declaration of a migration generates, and ask no database.
+        #[arg(long, requires = "migration")]
+        sql: bool,
     },
     /// Add what this build needs, in a way that the release before does not notice.
     Expand {
@@ -161,6 +164,13 @@ struct Outcome {
 }
 
 pub(crate) fn migrate(migrate: Migrate) -> ExitCode {
+    if let Some(Verb::Plan { which: Which { migration: Some(name) }, sql: true }) = &migrate.verb {
+        let dual = MIGRATIONS.iter().filter_map(|migration| migration.dual_write).find(|dual| dual.migration == name);
+        return match dual {
+            Some(dual) => print(&dual.expand_sql("public").trim_end()),
+            None => complain(&format!("{name} is no migration with phases"), 1),
+        };
+    }
     with_config(async |config| {
         let database = match reached_database(&config).await {
             Ok(database) => database,
@@ -223,11 +233,12 @@ async fn set_flag(database: &Database, flag: &Flag) -> Result<String, Coordinato
 }
 
 async fn run(database: &Database, migrate: Migrate) -> Result<Outcome, Box<dyn std::error::Error>> {
-    let which = match &migrate.verb {
+    let verb = migrate.verb.unwrap_or(Verb::Status);
+    let which = match &verb {
         Verb::Status | Verb::Plan { .. } => {
             let status = coordinator::status(database, MIGRATIONS).await?;
-            let did = match &migrate.verb {
-                Verb::Plan { which } => planned(&status, &choose(&status, which)?),
+            let did = match &verb {
+                Verb::Plan { which, .. } => planned(&status, &choose(&status, which)?),
                 _ => described(&status),
             };
             return Ok(Outcome { did, ok: true, verdict: None, status });
@@ -246,7 +257,7 @@ async fn run(database: &Database, migrate: Migrate) -> Result<Outcome, Box<dyn s
     };
     let bar = Bar::new();
     let mut verdict = None;
-    let mut did = match migrate.verb {
+    let mut did = match verb {
         Verb::Status | Verb::Plan { .. } => unreachable!("answered above"),
         Verb::Expand { again: Some(name) } => {
             coordinator.expand_again(&name, Instant::now() + EXPAND).await?;
