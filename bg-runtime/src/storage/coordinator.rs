@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -14,12 +14,13 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::backfill::{self, Filled, Pace, Progress};
-use super::control::{LIVE, TABLES};
+use super::control::TABLES;
 use super::dual_write::DualWrite;
 use super::migration::{
     Applied, Blocker, Migration, MigrationError, Pause, Recorded, Step, StepKind, check_record, checksum, recorded, steps,
 };
 use super::phase::Phase;
+use super::status::{FILL, MigrationStatus, ReplicaStatus, Status, read_status};
 use super::validator::{self, ValidateOptions, Verdict};
 use crate::database::{Database, DatabaseError, Session, Type};
 
@@ -48,7 +49,7 @@ pub enum CoordinatorError {
         holder: String,
     },
     /// There is no such migration, or it changes no table's shape.
-    #[error("{name} is no migration with phases; there are: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    #[error("{name} has no phases; these migrations have: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
     Unknown {
         /// What was asked for.
         name: String,
@@ -101,64 +102,6 @@ fn blocked(blockers: &[Blocker]) -> String {
     format!("; in its way: {}", blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
-/// Where everything stands.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    /// The epoch.
-    pub epoch: i64,
-    /// Who moved migrations last, or moves them now.
-    pub coordinator: Option<String>,
-    /// The migrations, in order; those of newer builds too.
-    pub migrations: Vec<MigrationStatus>,
-    /// The replicas that live.
-    pub replicas: Vec<ReplicaStatus>,
-}
-
-/// Where a migration stands.
-#[derive(Clone, Debug, Serialize)]
-pub struct MigrationStatus {
-    /// Its name.
-    pub name: String,
-    /// Whether this build knows it.
-    pub known: bool,
-    /// Whether its expand is done.
-    pub applied: bool,
-    /// The table that changes its shape.
-    pub table: Option<&'static str>,
-    /// Its phase, if it changes a table's shape.
-    pub phase: Option<Phase>,
-    /// What the backfill did so far.
-    pub backfill: Option<Filled>,
-    /// Whether the backfill is done.
-    pub backfilled: bool,
-    /// The last verdict.
-    pub verdict: Option<Verdict>,
-    /// The phase after this one.
-    pub next: Option<Phase>,
-    /// What stands between this phase and the next, in words. Empty when nothing does.
-    pub obstacles: Vec<String>,
-    /// The phase that `back` leads to.
-    pub back: Option<Phase>,
-    /// The epoch at which the phase was entered.
-    #[serde(skip)]
-    moved_epoch: i64,
-}
-
-/// A replica that lives.
-#[derive(Clone, Debug, Serialize)]
-pub struct ReplicaStatus {
-    /// Its name.
-    pub instance: String,
-    /// Its color.
-    pub color: String,
-    /// Its version.
-    pub version: String,
-    /// The epoch that it acts on.
-    pub epoch_seen: i64,
-    /// The migrations that it knows.
-    pub knows: Vec<String>,
-}
-
 /// A flag that was set.
 #[derive(Clone, Debug, Serialize)]
 pub struct FlagStatus {
@@ -203,15 +146,6 @@ impl CoordinatorError {
             _ => None,
         }
     }
-}
-
-/// Where everything stands. Takes no lock, and may be asked of a database that was never migrated.
-///
-/// # Errors
-///
-/// See [`DatabaseError`].
-pub async fn status(database: &Database, migrations: &[Migration]) -> Result<Status, DatabaseError> {
-    read_status(&database.session().await?, migrations).await
 }
 
 // === impl Coordinator ===
@@ -318,11 +252,11 @@ impl Coordinator {
     ///
     /// See [`CoordinatorError`].
     pub async fn expand_again(&mut self, name: &str, until: Instant) -> Result<(), CoordinatorError> {
-        let (migration, dual) = self.find(name)?;
+        let migration = self.find(name)?;
         let status = self.migration_status(&migration).await?;
-        if !matches!(status.phase, Some(phase) if phase < Phase::Contract) {
-            return Err(refuse(&migration, status.phase, "only what was expanded and not contracted can be made anew"));
-        }
+        let Some(dual) = migration.dual_write.filter(|_| matches!(status.phase, Some(phase) if phase < Phase::Contract)) else {
+            return Err(refuse(&migration, status.phase, "only what was generated and not contracted can be made anew"));
+        };
         let sql = dual.expand_sql(&self.schema);
         self.in_transaction(&migration, &sql, until).await.map_err(Box::new)?;
         Ok(())
@@ -334,7 +268,7 @@ impl Coordinator {
     ///
     /// See [`CoordinatorError`].
     pub async fn backfill(&mut self, name: &str, pace: &Pace, progress: &dyn Progress) -> Result<Filled, CoordinatorError> {
-        let (migration, dual) = self.find(name)?;
+        let migration = self.find(name)?;
         // Expand is where a coordinator leaves it that died at the end of its expand.
         while matches!(self.migration_status(&migration).await?.phase, Some(Phase::Expand | Phase::Dual)) {
             self.advance(name).await?;
@@ -361,8 +295,13 @@ impl Coordinator {
                 }
             }
         }
-        progress.doing("backfill", validator::about(&self.session, dual.table).await?);
-        let filled = backfill::run(&self.session, migration.name, FILL, &backfill::page_sql(dual), pace, progress).await?;
+        let (about, pages) = match migration.dual_write {
+            Some(dual) => (validator::about(&self.session, dual.table).await?, backfill::page_sql(dual)),
+            // Nothing to touch, which is remembered as done.
+            None => (0, "SELECT NULL::text, 0::bigint, 0::bigint WHERE $1::text IS NULL AND $2::int > 0".to_owned()),
+        };
+        progress.doing("backfill", about);
+        let filled = backfill::run(&self.session, migration.name, FILL, &pages, pace, progress).await?;
         self.log(migration.name, &format!("backfilled {} of {} rows", filled.changed, filled.rows), None).await?;
         Ok(filled)
     }
@@ -379,7 +318,7 @@ impl Coordinator {
         options: ValidateOptions,
         progress: &dyn Progress,
     ) -> Result<Verdict, CoordinatorError> {
-        let (migration, dual) = self.find(name)?;
+        let migration = self.find(name)?;
         if self.migration_status(&migration).await?.phase == Some(Phase::Backfill) {
             self.advance(name).await?;
         }
@@ -388,7 +327,11 @@ impl Coordinator {
             return Err(refuse(&migration, status.phase, "it can be validated from the phase validate on: fill it first"));
         }
         let epoch = status.moved_epoch;
-        let verdict = validator::validate(&self.session, dual, &self.schema, epoch, options, progress).await?;
+        let verdict = match migration.dual_write {
+            Some(dual) => validator::validate(&self.session, dual, &self.schema, epoch, options, progress).await?,
+            // There are no two shapes to compare.
+            None => Verdict { migration: migration.name.to_owned(), valid: true, epoch, rows: 0, checks: Vec::new() },
+        };
         let json = serde_json::to_string(&verdict).expect("a verdict serializes");
         self.session
             .query(
@@ -407,7 +350,7 @@ impl Coordinator {
     ///
     /// [`CoordinatorError::Refused`] with everything that stands in the way.
     pub async fn advance(&mut self, name: &str) -> Result<Phase, CoordinatorError> {
-        let (migration, dual) = self.find(name)?;
+        let migration = self.find(name)?;
         let status = self.migration_status(&migration).await?;
         let (Some(from), Some(to)) = (status.phase, status.next) else {
             return Err(refuse(&migration, status.phase, "there is no phase after this one"));
@@ -418,7 +361,7 @@ impl Coordinator {
         if !status.obstacles.is_empty() {
             return Err(CoordinatorError::Refused { migration: migration.name, phase: from, reasons: status.obstacles });
         }
-        self.move_to(&migration, dual, from, to).await?;
+        self.move_to(&migration, from, to).await?;
         Ok(to)
     }
 
@@ -428,13 +371,13 @@ impl Coordinator {
     ///
     /// See [`CoordinatorError`].
     pub async fn back(&mut self, name: &str, undo: bool) -> Result<Phase, CoordinatorError> {
-        let (migration, dual) = self.find(name)?;
+        let migration = self.find(name)?;
         let status = self.migration_status(&migration).await?;
         let (Some(from), Some(to)) = (status.phase, status.back) else {
             return Err(refuse(&migration, status.phase, "there is no way back from here"));
         };
         if to > Phase::Idle {
-            self.move_to(&migration, dual, from, to).await?;
+            self.move_to(&migration, from, to).await?;
             return Ok(to);
         }
         let status = self.status().await?;
@@ -450,7 +393,7 @@ impl Coordinator {
         if !reasons.is_empty() {
             return Err(CoordinatorError::Refused { migration: migration.name, phase: from, reasons });
         }
-        let mut sql = dual.undo_sql();
+        let mut sql = migration.dual_write.map(DualWrite::undo_sql).unwrap_or_default();
         for step in parsed(&migration, migration.undo)? {
             sql.push_str(step.sql);
             sql.push_str(";\n");
@@ -476,7 +419,12 @@ impl Coordinator {
     ///
     /// See [`CoordinatorError`].
     pub async fn dump(&self, name: &str, to: &mut (dyn AsyncWrite + Unpin + Send)) -> Result<u64, CoordinatorError> {
-        let (migration, dual) = self.find(name)?;
+        let migration = self.find(name)?;
+        let Some(dual) = migration.dual_write else {
+            to.write_all(format!("-- {} generated no columns, so there are none to dump.\n", migration.name).as_bytes()).await?;
+            to.flush().await?;
+            return Ok(0);
+        };
         let columns: Vec<_> = dual.old.columns.iter().map(|column| column.name).collect();
         let kinds: Vec<_> = dual.old.columns.iter().map(|column| format!("{} {}", column.name, column.kind)).collect();
         let (table, key, kind, columns) = (dual.table, dual.key.name, dual.key.kind, columns.join(", "));
@@ -515,7 +463,7 @@ impl Coordinator {
     ///
     /// [`CoordinatorError::Refused`] before [`Phase::Fenced`], or while a replica lives that does not know the migration.
     pub async fn contract(&mut self, name: &str) -> Result<(), CoordinatorError> {
-        let (migration, _) = self.find(name)?;
+        let migration = self.find(name)?;
         let status = self.migration_status(&migration).await?;
         match status.phase {
             Some(Phase::Contract) => return Ok(()),
@@ -605,11 +553,11 @@ impl Coordinator {
         }
     }
 
-    fn find(&self, name: &str) -> Result<(Migration, &'static DualWrite), CoordinatorError> {
-        let with_phases = self.migrations.iter().filter_map(|migration| Some((*migration, migration.dual_write?)));
-        with_phases.clone().find(|(migration, _)| migration.name == name).ok_or_else(|| CoordinatorError::Unknown {
+    fn find(&self, name: &str) -> Result<Migration, CoordinatorError> {
+        let with_phases = || self.migrations.iter().filter(|migration| migration.has_phases());
+        with_phases().find(|migration| migration.name == name).copied().ok_or_else(|| CoordinatorError::Unknown {
             name: name.to_owned(),
-            known: with_phases.map(|(migration, _)| migration.name).collect(),
+            known: with_phases().map(|migration| migration.name).collect(),
         })
     }
 
@@ -620,17 +568,11 @@ impl Coordinator {
     }
 
     /// One compare-and-set: the phase, the fence that belongs to it, the epoch, the log and the word to the replicas.
-    async fn move_to(
-        &mut self,
-        migration: &Migration,
-        dual: &DualWrite,
-        from: Phase,
-        to: Phase,
-    ) -> Result<i64, CoordinatorError> {
+    async fn move_to(&mut self, migration: &Migration, from: Phase, to: Phase) -> Result<i64, CoordinatorError> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let moved = self.watched(self.try_move(migration, dual, from, to)).await;
+            let moved = self.watched(self.try_move(migration, from, to)).await;
             match moved {
                 Ok(Some(epoch)) => {
                     let name = migration.name;
@@ -661,19 +603,14 @@ impl Coordinator {
         }
     }
 
-    async fn try_move(
-        &self,
-        migration: &Migration,
-        dual: &DualWrite,
-        from: Phase,
-        to: Phase,
-    ) -> Result<Option<i64>, DatabaseError> {
+    async fn try_move(&self, migration: &Migration, from: Phase, to: Phase) -> Result<Option<i64>, DatabaseError> {
         self.session.batch_execute(&format!("BEGIN; {FENCE_TIMEOUT}")).await?;
-        if from.rule().old_writes && !to.rule().old_writes {
+        if let Some(dual) = migration.dual_write.filter(|_| from.rule().old_writes && !to.rule().old_writes) {
             // Waits for every writer in flight and keeps new ones out until the fence is committed: they read it after us.
             self.session.batch_execute(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", dual.table)).await?;
         }
-        let least = if to.rule().old_writes { dual.old.schema } else { dual.new.schema };
+        let shape = |dual: &DualWrite| if to.rule().old_writes { dual.old.schema } else { dual.new.schema };
+        let least = migration.dual_write.map_or(0, shape);
         let event = format!("{from} -> {to}");
         let row = self
             .session
@@ -715,7 +652,7 @@ impl Coordinator {
             self.step(migration, "expand", step, until).await?;
         }
         let name = migration.name;
-        let phase = migration.dual_write.map_or("NULL".to_owned(), |_| Phase::Expand.number().to_string());
+        let phase = if migration.has_phases() { Phase::Expand.number().to_string() } else { "NULL".to_owned() };
         let sum = checksum(migration.expand);
         let mut sql = migration.dual_write.map(|dual| dual.expand_sql(&self.schema)).unwrap_or_default();
         // The row comes with the trigger that reads it.
@@ -729,11 +666,8 @@ impl Coordinator {
         );
         self.in_transaction(migration, &sql, until).await?;
         self.log(name, "expanded", None).await?;
-        if let Some(dual) = migration.dual_write {
-            match self.move_to(migration, dual, Phase::Expand, Phase::Dual).await {
-                Ok(_) => {}
-                Err(error) => return Err(MigrationError::Coordinator(Box::new(error))),
-            }
+        if migration.has_phases() {
+            self.move_to(migration, Phase::Expand, Phase::Dual).await.map_err(Box::new)?;
         }
         Ok(())
     }
@@ -890,9 +824,6 @@ impl Coordinator {
     }
 }
 
-/// The step that touches the stale rows.
-const FILL: &str = "backfill:rows";
-
 fn failed(migration: &Migration, source: DatabaseError) -> MigrationError {
     MigrationError::Failed { name: migration.name, source }
 }
@@ -948,112 +879,6 @@ async fn find_blockers(database: &Database, pid: i32) -> Result<Vec<Blocker>, Da
         open_secs: row.get(3),
     };
     Ok(rows.iter().map(blocker).collect())
-}
-
-async fn read_status(session: &Session, migrations: &[Migration]) -> Result<Status, DatabaseError> {
-    let empty = |migration: &Migration| MigrationStatus {
-        name: migration.name.to_owned(),
-        known: true,
-        applied: false,
-        table: migration.dual_write.map(|dual| dual.table),
-        phase: migration.dual_write.map(|_| Phase::Idle),
-        backfill: None,
-        backfilled: false,
-        verdict: None,
-        next: None,
-        obstacles: vec!["it is not expanded".to_owned()],
-        back: None,
-        moved_epoch: 0,
-    };
-    let mut status =
-        Status { epoch: 0, coordinator: None, migrations: migrations.iter().map(empty).collect(), replicas: Vec::new() };
-    let control = match session.query_opt("SELECT epoch, lease_holder FROM mcp_control", &[]).await {
-        Err(error) if error.sql_state().is_some_and(|state| state.code() == "42P01") => return Ok(status),
-        control => control?,
-    };
-    if let Some(row) = control {
-        status.epoch = row.get(0);
-        status.coordinator = row.get(1);
-    }
-    let live = format!(
-        "SELECT instance, color, version, epoch_seen, knows FROM mcp_replicas WHERE seen_at > now() - {LIVE} ORDER BY color, instance"
-    );
-    status.replicas = session
-        .query(&live, &[])
-        .await?
-        .iter()
-        .map(|row| ReplicaStatus {
-            instance: row.get(0),
-            color: row.get(1),
-            version: row.get(2),
-            epoch_seen: row.get(3),
-            knows: row.get(4),
-        })
-        .collect();
-    let rows = session
-        .query(
-            "SELECT m.name, m.phase, m.verdict::text, m.verdict_epoch = m.moved_epoch, m.moved_epoch, \
-             s.done_rows, s.changed_rows, s.finished_at IS NOT NULL \
-             FROM mcp_migrations m LEFT JOIN mcp_migration_steps s ON s.migration = m.name AND s.step = $1 ORDER BY m.name",
-            &[(&FILL, Type::TEXT)],
-        )
-        .await?;
-    for row in rows {
-        let name: String = row.get(0);
-        let at = status.migrations.iter().position(|migration| migration.name == name);
-        let at = at.unwrap_or_else(|| {
-            status.migrations.push(MigrationStatus { known: false, name, ..empty(&Migration::new("", "")) });
-            status.migrations.len() - 1
-        });
-        let phase = row.get::<_, Option<i16>>(1).and_then(Phase::from_number);
-        let count = |index| row.get::<_, Option<i64>>(index).map(i64::unsigned_abs);
-        let migration = &mut status.migrations[at];
-        migration.applied = true;
-        migration.phase = phase;
-        migration.verdict = row.get::<_, Option<String>>(2).and_then(|json| serde_json::from_str(&json).ok());
-        migration.backfill = count(5).map(|rows| Filled { rows, changed: count(6).unwrap_or(0) });
-        migration.backfilled = row.get::<_, Option<bool>>(7).unwrap_or(false);
-        migration.moved_epoch = row.get(4);
-        migration.next = phase.and_then(Phase::next);
-        migration.back = phase.and_then(|phase| phase.rule().back);
-        let fresh = row.get::<_, Option<bool>>(3).unwrap_or(false);
-        migration.obstacles = obstacles(migration, fresh, &status.replicas);
-    }
-    status.migrations.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(status)
-}
-
-/// What the next phase of the table asks for, as far as it is not there. One arm for each line of [`super::phase::RULES`].
-fn obstacles(migration: &MigrationStatus, verdict_is_fresh: bool, replicas: &[ReplicaStatus]) -> Vec<String> {
-    let unaware = |why: &str| -> Vec<String> {
-        let unaware = replicas.iter().filter(|replica| !replica.knows.contains(&migration.name));
-        unaware.map(|replica| format!("the {} replica {} ({}) {why}", replica.color, replica.instance, replica.version)).collect()
-    };
-    match migration.next {
-        None | Some(Phase::Idle | Phase::Expand | Phase::Dual) => Vec::new(),
-        Some(Phase::Backfill) => {
-            let behind = replicas.iter().filter(|replica| replica.epoch_seen < migration.moved_epoch);
-            behind
-                .map(|replica| format!("the {} replica {} has not seen the phase yet", replica.color, replica.instance))
-                .collect()
-        }
-        Some(Phase::Validate) if !migration.backfilled => vec!["the backfill is not done: run it".to_owned()],
-        Some(Phase::Validate) => Vec::new(),
-        Some(Phase::ReadNew) => match &migration.verdict {
-            Some(verdict) if verdict.valid && verdict_is_fresh => Vec::new(),
-            Some(verdict) if !verdict.valid => vec!["the last verdict is bad: look at it, mend, validate again".to_owned()],
-            _ => vec!["it is not validated: run validate".to_owned()],
-        },
-        Some(Phase::Fenced) => unaware("still writes the old shape; retire it first"),
-        Some(Phase::Contract) => unaware("still reads the old columns; retire it first"),
-    }
-}
-
-/// The time of day for the name of a dump: seconds since 1970 sort, and need no zone.
-#[must_use]
-pub fn dump_name(migration: &str) -> String {
-    let secs = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    format!("{migration}-{secs}.sql")
 }
 
 #[cfg(test)]

@@ -197,6 +197,12 @@ impl Migration {
         self
     }
 
+    /// Whether it goes through the phases: it changes a table's shape, or has a part that runs later than its expand.
+    #[must_use]
+    pub const fn has_phases(&self) -> bool {
+        self.dual_write.is_some() || self.backfill.is_some() || self.contract.is_some() || self.undo.is_some()
+    }
+
     /// What is wrong with it, if something is.
     fn check(&self) -> Result<(), MigrationError> {
         if number(self.name).is_none() {

@@ -8,8 +8,9 @@ use bg_runtime::{
     storage::{
         Coordinator, Phase,
         backfill::{Pace, Progress},
-        coordinator::{self, CoordinatorError, MigrationStatus, Status},
+        coordinator::{self, CoordinatorError},
         phase::RULES,
+        status::{self, MigrationStatus, Status},
         validator::{ValidateOptions, Verdict},
     },
 };
@@ -236,7 +237,7 @@ async fn run(database: &Database, migrate: Migrate) -> Result<Outcome, Box<dyn s
     let verb = migrate.verb.unwrap_or(Verb::Status);
     let which = match &verb {
         Verb::Status | Verb::Plan { .. } => {
-            let status = coordinator::status(database, MIGRATIONS).await?;
+            let status = status::status(database, MIGRATIONS).await?;
             let did = match &verb {
                 Verb::Plan { which, .. } => planned(&status, &choose(&status, which)?),
                 _ => described(&status),
