@@ -14,7 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::backfill::{self, Filled, Pace, Progress};
-use super::control::TABLES;
+use super::control::{LIVE, TABLES};
 use super::dual_write::DualWrite;
 use super::migration::{
     Applied, Blocker, Migration, MigrationError, Pause, Recorded, Step, StepKind, check_record, checksum, recorded, steps,
@@ -191,6 +191,8 @@ impl Coordinator {
         session.set_patience(LONGEST_STATEMENT).await?;
         // A server process that works for a coordinator that was killed notices within this time; not every system can.
         let _ = session.batch_execute("SET client_connection_check_interval = '2s'").await;
+        // The names of replicas that were killed; those that live say so every few seconds.
+        session.batch_execute("DELETE FROM mcp_replicas WHERE seen_at < now() - interval '1 day'").await?;
         let take = "UPDATE mcp_control SET lease_epoch = lease_epoch + 1, lease_holder = $1, lease_taken_at = now() \
              RETURNING lease_epoch, pg_backend_pid(), quote_ident(current_schema())";
         let row = session.query_opt(take, &[(&actor, Type::TEXT)]).await?;
@@ -225,19 +227,13 @@ impl Coordinator {
         let rows = self.session.query("SELECT name, checksum, phase FROM mcp_migrations", &[]).await?;
         let record: HashMap<String, Recorded> = rows.iter().map(recorded).collect();
         check_record(&self.migrations, &record)?;
-        let fresh = record.is_empty();
         let mut applied = Vec::new();
-        for (index, migration) in self.migrations.clone().into_iter().enumerate() {
+        for migration in self.migrations.clone() {
             if record.contains_key(migration.name) {
                 continue;
             }
             let begun = Instant::now();
-            let later = self.migrations[index + 1..].iter().any(|later| same_table(&migration, later));
             self.expand_one(&migration, until).await?;
-            // On a new database nobody has the old shape in mind, and the next change of this table needs the last one done.
-            if fresh && later {
-                self.contract_sql(&migration).await?;
-            }
             let took = begun.elapsed();
             let name = migration.name;
             tracing::info!(migration.name = name, duration_ms = took.as_millis(), "the migration {name} was applied");
@@ -275,10 +271,8 @@ impl Coordinator {
         }
         let status = self.migration_status(&migration).await?;
         if status.phase != Some(Phase::Backfill) {
-            if let (Some(phase), Some(filled)) = (status.phase, status.backfill)
-                && phase > Phase::Backfill
-            {
-                return Ok(filled);
+            if status.phase > Some(Phase::Backfill) {
+                return Ok(status.backfill.unwrap_or_default());
             }
             return Err(refuse(&migration, status.phase, "there is nothing to fill: expand it first"));
         }
@@ -645,7 +639,7 @@ impl Coordinator {
 
     async fn expand_one(&mut self, migration: &Migration, until: Instant) -> Result<(), MigrationError> {
         if let Some(dual) = migration.dual_write {
-            self.check_neighbor(migration, dual).await?;
+            self.clear_neighbors(migration, dual).await?;
         }
         let declared = steps(migration.expand).map_err(MigrationError::Declaration)?;
         for step in &declared {
@@ -672,18 +666,28 @@ impl Coordinator {
         Ok(())
     }
 
-    /// At most two shapes of a table are alive at once.
-    async fn check_neighbor(&self, migration: &Migration, dual: &DualWrite) -> Result<(), MigrationError> {
-        for other in self.migrations.iter().filter(|other| other.name != migration.name && same_table(other, migration)) {
+    /// At most two shapes of a table are alive at once. On a new database nobody has the older one in mind and no row has it:
+    /// it is contracted on the way.
+    async fn clear_neighbors(&mut self, migration: &Migration, dual: &DualWrite) -> Result<(), MigrationError> {
+        for other in self.migrations.clone() {
+            if other.name == migration.name || !same_table(&other, migration) {
+                continue;
+            }
             let phase = "SELECT phase FROM mcp_migrations WHERE name = $1 AND phase < $2";
             let contract = Phase::Contract.number();
-            if let Some(row) = self.session.query_opt(phase, &[(&other.name, Type::TEXT), (&contract, Type::INT2)]).await? {
-                let phase = Phase::from_number(row.get(0)).map_or("unknown", Phase::word);
+            let phase = self.session.query_opt(phase, &[(&other.name, Type::TEXT), (&contract, Type::INT2)]).await?;
+            let Some(phase) = phase.and_then(|row| Phase::from_number(row.get(0))) else { continue };
+            let used = format!(
+                "SELECT EXISTS (SELECT 1 FROM {}) OR EXISTS (SELECT 1 FROM mcp_replicas WHERE seen_at > now() - {LIVE})",
+                dual.table
+            );
+            if self.session.query_opt(&used, &[]).await?.is_none_or(|row| row.get(0)) {
                 return Err(MigrationError::Declaration(format!(
                     "{} cannot begin while {} is in phase {phase}: {} would have three shapes at once; contract {} first",
                     migration.name, other.name, dual.table, other.name
                 )));
             }
+            self.contract_sql(&other).await?;
         }
         Ok(())
     }

@@ -353,7 +353,7 @@ BEGIN
         IF NOT ({old_differ}) THEN
             -- Nothing was said: a touch, or the backfill. What is stale is made from the side that was written last.
             IF NEW.{mark} IS DISTINCT FROM NEW.row_version THEN
-                IF NEW.writer_schema = {new} THEN
+                IF {spoken} THEN
 {heal_old}
                 ELSE
 {heal_new}
@@ -387,6 +387,7 @@ BEGIN
     RETURN NEW;
 END
 ",
+            spoken = self.spoken("NEW."),
             given = given.join(" OR "),
             new_differ = differ(self.new.columns),
             old_differ = differ(self.old.columns),
@@ -396,6 +397,13 @@ END
             put_again = put("OLD", "            "),
             take = take("        "),
         )
+    }
+
+    /// When the new columns were written last, whatever the mark says: the trigger was switched off then, and the old ones
+    /// are stale. The tag alone does not say so: it outlives an undo, which takes the columns away.
+    fn spoken(&self, row: &str) -> String {
+        let given: Vec<_> = self.new.columns.iter().map(|column| format!("{row}{} IS NOT NULL", column.name)).collect();
+        format!("{row}writer_schema = {} AND ({})", self.new.schema, given.join(" OR "))
     }
 
     /// A fingerprint of everything generated, for the validator.
@@ -466,23 +474,15 @@ END
 
     fn shape(&self, form: Form) -> &Shape {
         match form {
-            Form::Old | Form::Translated => &self.old,
+            Form::Old => &self.old,
             Form::Both | Form::New => &self.new,
         }
     }
 
     /// The values of a shape, from the caller's parameters `$first` and on.
     fn values(&self, form: Form, first: usize) -> Vec<String> {
-        let parameter = |columns: &'static [Column]| {
-            move |column: &Column| {
-                let at = columns.iter().position(|other| other == column).unwrap_or(0);
-                format!("${}::{}", first + at, column.kind)
-            }
-        };
-        match form {
-            Form::Translated => self.old.columns.iter().map(|column| self.take(column, parameter(self.new.columns))).collect(),
-            _ => self.shape(form).columns.iter().map(parameter(self.shape(form).columns)).collect(),
-        }
+        let columns = self.shape(form).columns.iter().enumerate();
+        columns.map(|(at, column)| format!("${}::{}", first + at, column.kind)).collect()
     }
 
     /// The shape's columns for a `SELECT`.
@@ -491,14 +491,10 @@ END
         let list: Vec<_> = match form {
             Form::Old => self.old.columns.iter().map(bare).collect(),
             Form::New => self.new.columns.iter().map(bare).collect(),
-            Form::Translated => {
-                let made = self.new.columns.iter().map(|column| (column.name, self.put(column, bare, bare)));
-                made.map(|(name, made)| format!("{made} AS {name}")).collect()
-            }
             // A row whose last writer wrote the new columns is fresh whatever the mark says: only a switched-off trigger
             // leaves it behind, and then the old columns are the stale ones.
             Form::Both => {
-                let fresh = format!("{} = row_version OR writer_schema = {}", self.mark, self.new.schema);
+                let fresh = format!("{} = row_version OR {}", self.mark, self.spoken(""));
                 let made = self.new.columns.iter().map(|column| (column.name, self.put(column, bare, bare)));
                 made.map(|(name, made)| format!("CASE WHEN {fresh} THEN {name} ELSE {made} END AS {name}")).collect()
             }

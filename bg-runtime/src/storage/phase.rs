@@ -13,7 +13,8 @@ use serde::Serialize;
 pub enum Phase {
     /// Not begun: only the old shape exists.
     Idle = 0,
-    /// The new shape exists, and the trigger fills it. Every release still writes the old one.
+    /// The new shape exists, and the trigger fills it: it comes with the columns, so a release that is early loses nothing.
+    /// From here the new columns can still be taken away.
     Expand = 1,
     /// Each release writes its own shape; the trigger keeps the other one true.
     Dual = 2,
@@ -33,7 +34,7 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reads {
-    /// The old shape, translated.
+    /// The old shape: there is no other.
     Old,
     /// The new shape where its mark says that it is fresh, else the old one translated. Right in every phase that has both.
     Safe,
@@ -61,7 +62,7 @@ pub struct Rule {
 /// The table.
 pub const RULES: [Rule; 8] = [
     rule(Phase::Idle, Reads::Old, true, false, "nothing", None),
-    rule(Phase::Expand, Reads::Old, true, false, "the new columns and the trigger are there", Some(Phase::Idle)),
+    rule(Phase::Expand, Reads::Safe, true, true, "the new columns and the trigger are there", Some(Phase::Idle)),
     rule(Phase::Dual, Reads::Safe, true, true, "the trigger is enabled", Some(Phase::Expand)),
     rule(Phase::Backfill, Reads::Safe, true, true, "every live replica has seen the phase before", Some(Phase::Dual)),
     rule(Phase::Validate, Reads::Safe, true, true, "the backfill is done", Some(Phase::Backfill)),

@@ -100,7 +100,7 @@ async fn a_phase_that_moved_while_the_listener_was_down_is_heard_of_when_it_is_b
         let heard = releases.control.wait_for(|snapshot| snapshot.phase(NAME) == Phase::Expand);
         tokio::time::timeout(Duration::from_secs(4), heard).await.expect("sooner than the next poll");
 
-        // A replica that is cut off keeps its old view, and that costs nothing: a write learns.
+        // A replica that nobody told keeps its old view, and that costs nothing: a write learns from its answer …
         run(&releases.operator, "UPDATE mcp_migrations SET phase = 6, min_writer = 2; UPDATE mcp_control SET epoch = epoch + 1")
             .await;
         let read = releases.green.get((&"s0", Type::TEXT)).await.unwrap().unwrap();
@@ -108,7 +108,16 @@ async fn a_phase_that_moved_while_the_listener_was_down_is_heard_of_when_it_is_b
         let state = json!({"old": 0, "new": 1});
         let written = releases.green.update((&"s0", Type::TEXT), read.row_version, &[(&state, Type::JSONB)]).await;
         assert_eq!(written.unwrap(), read.row_version + 1);
+        releases.control.wait_for(|snapshot| snapshot.phase(NAME) == Phase::Fenced).await;
+        // … and a statement that meets what it did not expect looks, and runs once more.
+        let contracted = "DROP TRIGGER zzz_mcp_dual_write ON chat_sessions; DROP TRIGGER zzy_mcp_dual_guard ON chat_sessions; \
+             ALTER TABLE chat_sessions DROP COLUMN state_data, DROP COLUMN conv_version; \
+             UPDATE mcp_migrations SET phase = 7; UPDATE mcp_control SET epoch = epoch + 1";
+        run(&releases.operator, contracted).await;
         assert_eq!(releases.control.phase(NAME), Phase::Fenced);
+        let read = releases.green.get((&"s0", Type::TEXT)).await.unwrap().unwrap();
+        assert_eq!(read.row.get::<_, serde_json::Value>(0), state);
+        assert_eq!(releases.control.phase(NAME), Phase::Contract);
         drop(coordinator);
         releases.close().await;
     })

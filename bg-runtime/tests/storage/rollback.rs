@@ -72,7 +72,7 @@ async fn back_and_on_again_at_every_phase_costs_nobody_a_write_or_a_stale_read()
         assert_eq!(releases.control.phase(NAME), Phase::Contract);
         assert_eq!(phase(&coordinator).await, Phase::Contract);
         let lost = forgotten.get((&"s0", Type::TEXT)).await;
-        assert!(matches!(lost, Err(StorageError::Database(_))), "{lost:?}");
+        assert!(matches!(lost, Err(StorageError::Fenced)), "{lost:?}");
         let nowhere = coordinator.back(NAME, true).await.unwrap_err();
         assert!(nowhere.to_string().contains("there is no way back"), "{nowhere}");
 

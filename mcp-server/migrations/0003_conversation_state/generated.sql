@@ -26,7 +26,7 @@ BEGIN
         IF NOT (NEW.state_data IS DISTINCT FROM OLD.state_data) THEN
             -- Nothing was said: a touch, or the backfill. What is stale is made from the side that was written last.
             IF NEW.conv_version IS DISTINCT FROM NEW.row_version THEN
-                IF NEW.writer_schema = 2 THEN
+                IF NEW.writer_schema = 2 AND (NEW.conversation_state IS NOT NULL) THEN
                     NEW.state_data := mcp_lens_chat_sessions_state_data(NEW.conversation_state);
                 ELSE
                     NEW.conversation_state := mcp_lens_chat_sessions_conversation_state(OLD.conversation_state, NEW.state_data);
