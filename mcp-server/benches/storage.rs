@@ -117,12 +117,12 @@ INSERT INTO one_widgets (session_id, widget_type, widget_state) \
 
 const TABLES: &str = "\
 CREATE TABLE one_sessions (session_id text COLLATE \"C\" PRIMARY KEY, principal text NOT NULL, state jsonb NOT NULL, \
- updated_at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 50);\
+ updated_at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 50, toast_tuple_target = 4080);\
 CREATE TABLE one_widgets (session_id text COLLATE \"C\" NOT NULL REFERENCES one_sessions ON DELETE CASCADE, \
  widget_type text COLLATE \"C\" NOT NULL, widget_state jsonb NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(), \
  PRIMARY KEY (session_id, widget_type)) WITH (fillfactor = 50);\
 CREATE TABLE two_sessions (session_id text COLLATE \"C\" PRIMARY KEY, principal text NOT NULL, state_data jsonb NOT NULL, \
- conversation_state jsonb NOT NULL, updated_at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 50);\
+ conversation_state jsonb NOT NULL, updated_at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 50, toast_tuple_target = 4080);\
 CREATE TABLE two_widgets (session_id text COLLATE \"C\" NOT NULL REFERENCES two_sessions ON DELETE CASCADE, \
  widget_type text COLLATE \"C\" NOT NULL, widget_state jsonb NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(), \
  PRIMARY KEY (session_id, widget_type)) WITH (fillfactor = 50);\
