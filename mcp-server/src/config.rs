@@ -421,6 +421,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pooler_needs_a_way_past_it_for_migrations() {
+        let pooled = [("DATABASE_URL", "postgresql://app@pooler/app"), ("DATABASE_POOLER", "transaction")];
+        let wrong = read(&pooled).unwrap_err().to_string();
+        assert!(wrong.contains("DATABASE_DIRECT_URL") && wrong.contains("MIGRATE=off"), "{wrong}");
+        let [url, pooler] = pooled;
+        assert!(read(&[url, pooler, ("MIGRATE", "off")]).is_ok());
+        assert!(read(&[url, pooler, ("DATABASE_DIRECT_URL", "postgresql://app@db/app")]).is_ok());
+    }
+
+    #[test]
     fn secrets_are_shown_to_nobody() {
         let config = read(&[("DATABASE_URL", "postgresql://app:hunter2@db.internal/app")]).unwrap();
         for text in [config.show(), format!("{config:?}")] {

@@ -122,6 +122,7 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 /// The fence holds up every writer while it waits for those in flight; it tries again rather than be noticed.
 const FENCE_TIMEOUT: &str = "SET LOCAL lock_timeout = '40ms'";
 const FENCE_ATTEMPTS: u32 = 100;
+const FIRST_LOOK: Duration = Duration::from_millis(15);
 /// How often a step's wait is looked at from outside.
 const LOOK: Duration = Duration::from_millis(150);
 /// No statement of a migration takes longer: an index on a large table, a proof.
@@ -601,6 +602,7 @@ impl Coordinator {
         self.session.batch_execute(&format!("BEGIN; {FENCE_TIMEOUT}")).await?;
         if let Some(dual) = migration.dual_write.filter(|_| from.rule().old_writes && !to.rule().old_writes) {
             // Waits for every writer in flight and keeps new ones out until the fence is committed: they read it after us.
+            self.session.batch_execute(&format!("{}; {FENCE_TIMEOUT}", dual.keep_vacuum_out())).await?;
             self.session.batch_execute(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", dual.table)).await?;
         }
         let shape = |dual: &DualWrite| if to.rule().old_writes { dual.old.schema } else { dual.new.schema };
@@ -763,9 +765,11 @@ impl Coordinator {
         let mut pause = Pause::new();
         loop {
             let left = until.saturating_duration_since(Instant::now()).as_millis().max(1);
-            let begin = format!("BEGIN; {LOCK_TIMEOUT}; SET LOCAL statement_timeout = {left}");
-            self.session.batch_execute(&begin).await?;
+            let calm = migration.dual_write.map(|dual| format!("{}; ", dual.keep_vacuum_out())).unwrap_or_default();
+            let begin = format!("{calm}{LOCK_TIMEOUT}; SET LOCAL statement_timeout = {left}");
+            self.session.batch_execute("BEGIN").await?;
             let ran = self.watched(async {
+                self.session.batch_execute(&begin).await?;
                 self.session.batch_execute(sql).await?;
                 self.session.batch_execute("COMMIT").await
             });
@@ -789,8 +793,10 @@ impl Coordinator {
         let blockers = Arc::clone(&self.blockers);
         let (database, pid) = (self.database.clone(), self.pid);
         let watch = async move {
+            // The first look comes before the shortest wait, the fence's, is over.
+            let mut every = tokio::time::interval_at(Instant::now() + FIRST_LOOK, LOOK);
             loop {
-                tokio::time::sleep(LOOK).await;
+                every.tick().await;
                 let Ok(found) = find_blockers(&database, pid).await else { continue };
                 let mut known = blockers.lock().unwrap_or_else(PoisonError::into_inner);
                 for blocker in &found {

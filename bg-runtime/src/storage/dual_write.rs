@@ -436,6 +436,17 @@ END
         laws.join(" OR ")
     }
 
+    /// Keeps VACUUM off the table until the transaction ends, which stalls no reader and no writer. A stronger lock would wait
+    /// for an autovacuum, which a backfill brings about, and all writers behind it; and it would never get it: an autovacuum
+    /// gives way to whoever has waited for `deadlock_timeout`, one second by default.
+    pub(super) fn keep_vacuum_out(&self) -> String {
+        let table = self.table;
+        format!(
+            "SET LOCAL lock_timeout = '3s'; DO $mcp$ BEGIN IF to_regclass('{table}') IS NOT NULL THEN \
+             LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE; END IF; END $mcp$"
+        )
+    }
+
     /// The constraint that proves it, and makes it stay true.
     pub(super) fn constraint_sql(&self) -> String {
         format!("ALTER TABLE {} ADD CONSTRAINT {CONSTRAINT} CHECK ({}) NOT VALID", self.table, self.same())

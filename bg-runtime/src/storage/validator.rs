@@ -246,7 +246,8 @@ async fn proof(session: &Session, dual: &DualWrite, progress: &dyn Progress) -> 
     progress.doing("prove", 0);
     if state.is_none() {
         // Exclusive, but for a moment: it looks at no row. Nobody waits behind us for longer than this.
-        let add = format!("BEGIN; SET LOCAL lock_timeout = '500ms'; {}; COMMIT", dual.constraint_sql());
+        let (calm, add) = (dual.keep_vacuum_out(), dual.constraint_sql());
+        let add = format!("BEGIN; {calm}; SET LOCAL lock_timeout = '500ms'; {add}; COMMIT");
         let mut attempts = 0;
         while let Err(error) = session.batch_execute(&add).await {
             session.batch_execute("ROLLBACK").await?;
