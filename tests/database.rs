@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use bg_runtime::database::private::{PrivateConfig, PrivateServer};
+use bg_runtime::database::private::PrivateServer;
 use serde_json::{Value, json};
 use tests::{
     chaos::{Network, Proxy},
-    http::{get, message},
+    http::{get, message, search},
     postgres::DataDir,
     server::Server,
 };
@@ -23,16 +23,9 @@ struct World {
 
 async fn world(network: Network) -> World {
     let data = DataDir::new();
-    let config = PrivateConfig { data_dir: data.database().into(), binaries: None, path: std::env::var_os("PATH") };
-    let postgres = PrivateServer::open(&config).await.expect("a private PostgreSQL starts");
+    let postgres = data.start().await;
     let proxy = Proxy::start(postgres.socket_dir().join(".s.PGSQL.5432"), network).await;
     World { proxy, postgres, _data: data }
-}
-
-async fn search(server: &Server) -> Value {
-    let params = json!({ "name": "search_appointments", "arguments": { "userId": "ada" } });
-    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
-    message(server.address(), &body.to_string()).await.json()
 }
 
 fn is_retryable(answer: &Value) -> bool {
@@ -59,12 +52,12 @@ async fn a_server_starts_without_its_database_and_becomes_ready_when_it_comes() 
     let ready = get(server.address(), "/ready").await;
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json()["waitingFor"][0]["name"], "database", "{}", ready.body);
-    assert!(is_retryable(&search(&server).await));
+    assert!(is_retryable(&search(server.address()).await));
     assert_eq!(message(server.address(), r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await.status, 200);
 
     world.proxy.set(Network::Open);
     let server = server.ready().await;
-    assert_eq!(search(&server).await["result"]["isError"], false);
+    assert_eq!(search(server.address()).await["result"]["isError"], false);
     // What the checks said last may be a second old.
     until("/health says so", async || get(server.address(), "/health").await.json()["status"] == "healthy").await;
     assert_eq!(get(server.address(), "/health").await.json()["database"], "connected");
@@ -75,19 +68,19 @@ async fn a_server_starts_without_its_database_and_becomes_ready_when_it_comes() 
 async fn a_database_that_goes_away_leaves_the_process_ready_and_comes_back_by_itself() {
     let world = world(Network::Open).await;
     let server = Server::appointments(&world.proxy.url(), QUICK).await.ready().await;
-    assert_eq!(search(&server).await["result"]["isError"], false);
+    assert_eq!(search(server.address()).await["result"]["isError"], false);
     let pool = get(server.address(), "/health/database").await;
     assert_eq!(pool.status, 200);
     assert!(pool.json()["poolSize"].as_u64() > Some(0) && pool.json()["waitingClients"] == 0, "{}", pool.body);
 
     world.proxy.set(Network::Cut);
-    assert!(is_retryable(&search(&server).await));
+    assert!(is_retryable(&search(server.address()).await));
     assert_eq!(get(server.address(), "/ready").await.status, 200, "a balancer with no target left serves nobody");
     assert_eq!(get(server.address(), "/health/database").await.status, 503);
     until("/health says so", async || get(server.address(), "/health").await.json()["status"] == "degraded").await;
 
     world.proxy.set(Network::Open);
-    until("a search works again", async || search(&server).await["result"]["isError"] == false).await;
+    until("a search works again", async || search(server.address()).await["result"]["isError"] == false).await;
     world.postgres.close().await.expect("it stops");
 }
 
@@ -96,15 +89,15 @@ async fn a_silent_database_and_a_pool_with_nobody_free_end_in_time() {
     let world = world(Network::Open).await;
     let environment = [QUICK, &[("DATABASE_POOL_SIZE", "1")]].concat();
     let server = Server::appointments(&world.proxy.url(), &environment).await.ready().await;
-    assert_eq!(search(&server).await["result"]["isError"], false);
+    assert_eq!(search(server.address()).await["result"]["isError"], false);
     world.proxy.set(Network::Stalled);
     let started = Instant::now();
-    let (first, second, third) = tokio::join!(search(&server), search(&server), search(&server));
+    let (first, second, third) = tokio::join!(search(server.address()), search(server.address()), search(server.address()));
     assert!(is_retryable(&first) && is_retryable(&second) && is_retryable(&third), "{first} {second} {third}");
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     assert_eq!(get(server.address(), "/health").await.status, 200);
     world.proxy.set(Network::Open);
-    until("a search works again", async || search(&server).await["result"]["isError"] == false).await;
+    until("a search works again", async || search(server.address()).await["result"]["isError"] == false).await;
     world.postgres.close().await.expect("it stops");
 }
 

@@ -2,10 +2,10 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use bg_runtime::database::private::{PrivateConfig, PrivateServer};
+use bg_runtime::database::private::PrivateServer;
 use serde_json::{Value, json};
 use tests::{
-    http::{get, message},
+    http::{get, message, search},
     postgres::DataDir,
     server::{Server, binary},
 };
@@ -33,8 +33,7 @@ struct Said {
 impl World {
     async fn new() -> Self {
         let data = DataDir::new();
-        let config = PrivateConfig { data_dir: data.database().into(), binaries: None, path: std::env::var_os("PATH") };
-        let postgres = PrivateServer::open(&config).await.expect("a private PostgreSQL starts");
+        let postgres = data.start().await;
         let url = format!("postgres://mcp@{}/postgres", postgres.socket_dir().display().to_string().replace('/', "%2F"));
         let blue = Server::appointments(&url, &[("RELEASE_COLOR", "blue")]).await.ready().await;
         let green = Server::appointments(&url, &[("RELEASE_COLOR", "green")]).await.ready().await;
@@ -78,12 +77,6 @@ impl World {
             assert_eq!(said["phases"][MIGRATION], phase, "the command returns when all have seen it");
         }
     }
-}
-
-async fn search(server: &Server) -> Value {
-    let params = json!({ "name": "search_appointments", "arguments": { "userId": "ada" } });
-    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
-    message(server.address(), &body.to_string()).await.json()
 }
 
 fn path(directory: &Path, name: &str) -> String {
@@ -135,7 +128,7 @@ async fn an_operator_goes_all_the_way_and_back_and_on_again() {
     let over = world.refused(&["migrate", "contract", MIGRATION, "--dump", &dump, "--drop-old-columns"]).await;
     assert!(over.contains("nothing was dropped"), "a dump is never written over: {over}");
     assert!(world.refused(&["migrate", "back", MIGRATION]).await.contains("no way back"));
-    assert_eq!(search(&world.green).await["result"]["isError"], json!(false));
+    assert_eq!(search(world.green.address()).await["result"]["isError"], json!(false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +137,7 @@ async fn a_tool_is_switched_off_and_on_in_both_colors_without_a_deploy() {
     assert_eq!(world.done(&["flag", "list"]).await.trim(), "no flag is set: everything is on");
     world.done(&["flag", "set", "tool.search_appointments", "0"]).await;
     for server in [&world.blue, &world.green] {
-        let answer = search(server).await;
+        let answer = search(server.address()).await;
         assert_eq!(answer["result"]["isError"], json!(true));
         let words = answer["result"]["content"][0]["text"].as_str().expect("words");
         assert!(words.contains("switched off"), "{words}");
@@ -168,6 +161,6 @@ async fn a_tool_is_switched_off_and_on_in_both_colors_without_a_deploy() {
     }
     assert!((8..=32).contains(&inside), "{inside} of 40");
     world.done(&["flag", "forget", "tool.search_appointments"]).await;
-    assert_eq!(search(&world.blue).await["result"]["isError"], json!(false));
+    assert_eq!(search(world.blue.address()).await["result"]["isError"], json!(false));
     assert_eq!(world.command(&["flag", "set", "tool.x", "101"]).await.code, 2, "clap refuses it");
 }

@@ -21,6 +21,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod
 pub use tokio_postgres::Row;
 pub use tokio_postgres::error::SqlState;
 pub use tokio_postgres::types::{FromSql, Json, ToSql, Type};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::connection::{Connection, Parameter, Transaction};
 pub use self::error::{Cause, DatabaseError};
@@ -90,15 +91,21 @@ pub struct PoolStatus {
     pub waiting: usize,
 }
 
+/// The way of a session.
+struct Direct {
+    postgres: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+    pooler: Pooler,
+    statement_timeout: Duration,
+}
+
 struct Inner {
     pool: Pool,
     pool_size: usize,
     wait: Duration,
     place: String,
     shared: Arc<Shared>,
-    /// Where sessions go, and what stands between.
-    direct: (Address, Pooler),
-    statement_timeout: Duration,
+    direct: Direct,
     // `None` inside the lock once the server was given up.
     private: Option<tokio::sync::Mutex<Option<PrivateServer>>>,
 }
@@ -184,13 +191,16 @@ impl Database {
             );
         }
         let tls = tls::connector(&address)?;
-        let direct = match &config.direct_url {
+        let (direct, direct_tls, direct_pooler) = match &config.direct_url {
             Some(url) if private.is_none() => {
-                let direct = DatabaseConfig { pooler: Pooler::Direct, ..config.clone() };
-                (Address::parse(url, &direct)?, Pooler::Direct)
+                let direct = Address::parse(url, &DatabaseConfig { pooler: Pooler::Direct, ..config.clone() })?;
+                let tls = tls::connector(&direct)?;
+                (direct.postgres, tls, Pooler::Direct)
             }
-            _ => (address.clone(), pooler),
+            _ => (address.postgres.clone(), tls.clone(), pooler),
         };
+        let direct =
+            Direct { postgres: direct, tls: direct_tls, pooler: direct_pooler, statement_timeout: config.statement_timeout };
         let manager =
             Manager::from_config(address.postgres, tls.clone(), ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
@@ -209,7 +219,6 @@ impl Database {
                 place: address.place,
                 shared: Arc::new(Shared::new(pooler, tls, config.statement_timeout)),
                 direct,
-                statement_timeout: config.statement_timeout,
                 private,
             }),
         })
@@ -241,11 +250,10 @@ impl Database {
         if self.inner.pool.is_closed() {
             return Err(DatabaseError::Closed);
         }
-        let (address, pooler) = &self.inner.direct;
-        match Session::connect(address, *pooler, self.inner.statement_timeout).await {
+        match Session::connect(&self.inner.direct).await {
             Err(DatabaseError::Unavailable { .. }) if self.inner.private.is_some() => {
                 self.revive().await?;
-                Session::connect(address, *pooler, self.inner.statement_timeout).await
+                Session::connect(&self.inner.direct).await
             }
             connected => connected,
         }

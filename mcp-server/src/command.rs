@@ -13,7 +13,7 @@ use std::{
 
 use bg_runtime::{
     Database,
-    storage::{Control, Replica, migration},
+    storage::{Control, Replica, backfill::Progress, migration},
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -240,13 +240,21 @@ impl Bar {
     }
 }
 
-impl import::Progress for Bar {
-    fn doing(&self, what: &'static str, of: u64) {
-        self.0.set_message(what);
+impl Progress for Bar {
+    fn doing(&self, what: &str, of: u64) {
+        self.0.set_message(what.to_owned());
         self.0.set_length(of);
     }
 
     fn done(&self, so_far: u64) {
+        // A table grows while it is filled, and its count is an estimate anyway.
+        if self.0.length().is_some_and(|length| length < so_far) {
+            self.0.set_length(so_far);
+        }
         self.0.set_position(so_far);
+    }
+
+    fn waits(&self, why: &str) {
+        self.0.set_message(if why.is_empty() { "goes on".to_owned() } else { format!("waits: {why}") });
     }
 }

@@ -206,9 +206,7 @@ impl Conversations {
                 ],
             )
             .await?;
-        let row = rows.first().ok_or(StorageError::Conflict)?;
-        self.table.saw(row.get(1));
-        Ok(row.get(0))
+        self.table.written(&rows).ok_or(StorageError::Conflict)
     }
 }
 

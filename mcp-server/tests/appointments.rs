@@ -15,13 +15,14 @@ use std::{
 use bg_runtime::{
     Color, Release,
     database::{Database, DatabaseConfig, Type},
+    storage::backfill::Progress,
 };
 use jiff::{Timestamp, tz::TimeZone};
 use mcp_server::{
     App,
     appointments::{
         AppState, Appointments, MIGRATIONS,
-        import::{self, ImportError, Imported, Progress, Remark},
+        import::{self, ImportError, Imported, Remark},
         tools,
     },
     testing::{self, Server},
@@ -676,13 +677,13 @@ impl Drop for Home {
 // === impl Progress ===
 
 impl Progress for Quiet {
-    fn doing(&self, _: &'static str, _: u64) {}
+    fn doing(&self, _: &str, _: u64) {}
 
     fn done(&self, _: u64) {}
 }
 
 impl Progress for Midway {
-    fn doing(&self, _: &'static str, _: u64) {}
+    fn doing(&self, _: &str, _: u64) {}
 
     fn done(&self, _: u64) {
         self.0.notify_one();

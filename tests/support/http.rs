@@ -175,3 +175,10 @@ async fn once(address: SocketAddr, request: &str) -> Answer {
     }
     answer
 }
+
+/// What `search_appointments` answers on a connection of its own.
+pub async fn search(address: SocketAddr) -> Value {
+    let params = json!({ "name": "search_appointments", "arguments": { "userId": "ada" } });
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    message(address, &body.to_string()).await.json()
+}

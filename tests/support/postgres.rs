@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bg_runtime::database::private::{PrivateConfig, PrivateServer};
+
 /// A temporary directory that an unprivileged PostgreSQL can reach.
 #[derive(Debug)]
 pub struct DataDir {
@@ -21,6 +23,12 @@ impl DataDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Starts a PostgreSQL in it, which ends with the value that is given.
+    pub async fn start(&self) -> PrivateServer {
+        let config = PrivateConfig { data_dir: self.database().into(), binaries: None, path: std::env::var_os("PATH") };
+        PrivateServer::open(&config).await.expect("a private PostgreSQL starts")
     }
 
     /// For `DATA_DIR`.

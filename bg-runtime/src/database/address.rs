@@ -14,7 +14,6 @@ use super::tls::TlsMode;
 use super::{DatabaseConfig, DatabaseError, Pooler};
 
 /// Where the database is, ready for the driver.
-#[derive(Clone)]
 pub(super) struct Address {
     pub(super) postgres: Config,
     pub(super) tls: TlsMode,

@@ -11,10 +11,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, Row};
 
-use super::address::Address;
 use super::connection::Parameter;
-use super::tls;
-use super::{DatabaseError, Pooler};
+use super::{DatabaseError, Direct, Pooler};
 
 /// A connection outside the pool.
 pub struct Session {
@@ -31,10 +29,10 @@ const GRACE: Duration = Duration::from_secs(1);
 // === impl Session ===
 
 impl Session {
-    pub(super) async fn connect(address: &Address, pooler: Pooler, patience: Duration) -> Result<Self, DatabaseError> {
-        let tls = tls::connector(address)?;
-        let limit = address.postgres.get_connect_timeout().copied().unwrap_or(patience) + GRACE;
-        let (client, mut connection) = tokio::time::timeout(limit, address.postgres.connect(tls))
+    pub(super) async fn connect(way: &Direct) -> Result<Self, DatabaseError> {
+        let (pooler, patience) = (way.pooler, way.statement_timeout);
+        let limit = way.postgres.get_connect_timeout().copied().unwrap_or(patience) + GRACE;
+        let (client, mut connection) = tokio::time::timeout(limit, way.postgres.connect(way.tls.clone()))
             .await
             .map_err(|_| DatabaseError::unavailable("opening a connection took too long"))?
             .map_err(|error| DatabaseError::from_connecting(&error))?;

@@ -25,21 +25,20 @@ pub struct Pace {
     pub lag_bytes: i64,
 }
 
-/// Whom to tell how far it is. All methods may be called often.
+/// Whom to tell how far a long piece of work is. All methods may be called often.
 pub trait Progress: Send + Sync {
-    /// What is being done, and how many rows there are, about.
+    /// What is being done now, to so many things, about.
     fn doing(&self, what: &str, of: u64);
-    /// Rows passed so far.
-    fn done(&self, rows: u64);
+    /// How many of them are done. It may fall back when something is begun again.
+    fn done(&self, so_far: u64);
     /// Why it waits. Empty when it goes on.
-    fn waits(&self, why: &str);
+    fn waits(&self, _why: &str) {}
 }
 
 /// Tells nobody.
 impl Progress for () {
     fn doing(&self, _: &str, _: u64) {}
     fn done(&self, _: u64) {}
-    fn waits(&self, _: &str) {}
 }
 
 /// What a backfill did, in all its lives.

@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::flag::Flags;
-use super::migration::Migration;
+use super::migration::{Migration, MigrationError, too_new};
 use super::phase::Phase;
 use crate::color::Color;
-use crate::database::{Connection, Database, DatabaseError, Parameter, Row, Session, Type};
+use crate::database::{Connection, Database, DatabaseError, Parameter, Row, Session, SqlState, Type};
 
 /// The tables. Every statement can run again; they run under the coordinator's lock.
 pub(super) const TABLES: &str = r#"
@@ -76,7 +76,11 @@ CREATE TABLE IF NOT EXISTS mcp_flags (
 )"#;
 
 /// The channel of the notifications; the payload is the epoch.
-pub(super) const CHANNEL: &str = "mcp_control";
+const CHANNEL: &str = "mcp_control";
+
+/// A change that replicas are to act on, as SQL: the next epoch, and the word that it is there.
+pub(super) const NEXT_EPOCH: &str = "UPDATE mcp_control SET epoch = epoch + 1";
+pub(super) const ANNOUNCE: &str = "SELECT pg_notify('mcp_control', epoch::text) FROM mcp_control;";
 
 /// How often a replica looks without having been told, and says that it lives.
 const POLL: Duration = Duration::from_secs(5);
@@ -146,14 +150,6 @@ impl Snapshot {
     pub fn phases(&self) -> impl Iterator<Item = (&str, Phase)> {
         self.phases.iter().map(|(name, phase)| (name.as_str(), *phase))
     }
-
-    /// Migrations that this replica does not know and whose old shape is no longer written or no longer there.
-    fn too_new<'a>(&'a self, knows: &'a [&'static str]) -> impl Iterator<Item = (&'a str, Phase)> + 'a {
-        self.phases
-            .iter()
-            .filter(|(name, phase)| !phase.rule().old_writes && !knows.contains(&name.as_str()))
-            .map(|(name, phase)| (name.as_str(), *phase))
-    }
 }
 
 // === impl Control ===
@@ -206,15 +202,10 @@ impl Control {
         &self.inner.instance
     }
 
-    /// What in the database this release is too old for, in words. `None` is well.
+    /// What in the database this release is too old for: a [`MigrationError::TooOld`]. `None` is well.
     #[must_use]
-    pub fn too_old(&self) -> Option<String> {
-        let snapshot = self.snapshot();
-        let (name, phase) = snapshot.too_new(&self.inner.replica.knows).next()?;
-        Some(format!(
-            "the database is in phase {phase} of the migration {name}, which this build does not know: deploy a newer build, or \
-             take the migration back"
-        ))
+    pub fn too_old(&self) -> Option<MigrationError> {
+        too_new(self.snapshot().phases(), &self.inner.replica.knows)
     }
 
     /// Takes note of an epoch that an answer carried. A greater one than the view's is looked up soon.
@@ -288,7 +279,7 @@ impl Control {
         let rows = match asked.ask(read, &[]).await {
             Ok(rows) => rows,
             // Nobody has migrated yet.
-            Err(error) if error.sql_state().is_some_and(|state| state.code() == "42P01") => return Ok(()),
+            Err(error) if error.sql_state() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(()),
             Err(error) => return Err(error),
         };
         let Some(row) = rows.first() else { return Ok(()) };

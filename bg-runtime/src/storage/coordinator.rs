@@ -4,8 +4,8 @@
 //! epoch, so that everybody sees who it is. What must stay true: a move happens whole or not at all, a coordinator that died
 //! between two steps is continued by the next one, and nothing waits for a lock while others queue behind it for long.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,10 +14,11 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::backfill::{self, Filled, Pace, Progress};
-use super::control::{LIVE, TABLES};
+use super::control::{ANNOUNCE, LIVE, NEXT_EPOCH, TABLES};
 use super::dual_write::DualWrite;
 use super::migration::{
-    Applied, Blocker, Migration, MigrationError, Pause, Recorded, Step, StepKind, check_record, checksum, recorded, steps,
+    Applied, Blocker, CONTROL_TABLES, Migration, MigrationError, Pause, RECORD, Step, StepKind, check_record, checksum,
+    in_the_way, recorded, steps,
 };
 use super::phase::Phase;
 use super::status::{FILL, MigrationStatus, ReplicaStatus, Status, read_status};
@@ -35,7 +36,7 @@ pub struct Coordinator {
     pid: i32,
     /// The schema the tables are in, quoted.
     schema: String,
-    blockers: Arc<Mutex<Vec<Blocker>>>,
+    blockers: Mutex<Vec<Blocker>>,
 }
 
 /// Why a migration was not moved.
@@ -70,7 +71,7 @@ pub enum CoordinatorError {
     #[error("{0} was moved by somebody else meanwhile; look at its status and decide anew")]
     Moved(&'static str),
     /// A lock could not be had in time.
-    #[error("{what} did not get its lock in {attempts} attempts{}", blocked(blockers))]
+    #[error("{what} did not get its lock in {attempts} attempts{}", in_the_way(blockers))]
     Blocked {
         /// What wanted it.
         what: String,
@@ -93,13 +94,6 @@ pub enum CoordinatorError {
     /// The database failed or refused.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-}
-
-fn blocked(blockers: &[Blocker]) -> String {
-    if blockers.is_empty() {
-        return String::new();
-    }
-    format!("; in its way: {}", blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// A flag that was set.
@@ -125,6 +119,8 @@ const FENCE_ATTEMPTS: u32 = 100;
 const FIRST_LOOK: Duration = Duration::from_millis(15);
 /// How often a step's wait is looked at from outside.
 const LOOK: Duration = Duration::from_millis(150);
+/// How long a change that is quick once it has its lock tries to get it.
+const LOCKED_WITHIN: Duration = Duration::from_secs(60);
 /// No statement of a migration takes longer: an index on a large table, a proof.
 const LONGEST_STATEMENT: Duration = Duration::from_secs(6 * 3600);
 
@@ -181,12 +177,7 @@ impl Coordinator {
                 return Err(CoordinatorError::Taken { holder: holder(&session).await });
             }
         }
-        if session
-            .query_opt("SELECT to_regclass('mcp_flags')::text", &[])
-            .await?
-            .and_then(|row| row.get::<_, Option<String>>(0))
-            .is_none()
-        {
+        if session.query_opt(CONTROL_TABLES, &[]).await?.is_none() {
             session.batch_execute(&format!("BEGIN; {LOCK_TIMEOUT}; {TABLES}; COMMIT")).await?;
         }
         session.set_patience(LONGEST_STATEMENT).await?;
@@ -206,7 +197,7 @@ impl Coordinator {
             database: database.clone(),
             migrations: migrations.to_vec(),
             actor: actor.to_owned(),
-            blockers: Arc::default(),
+            blockers: Mutex::default(),
         })
     }
 
@@ -225,8 +216,7 @@ impl Coordinator {
     ///
     /// See [`MigrationError`]. What was applied before the failure stays.
     pub async fn expand(&mut self, until: Instant) -> Result<Vec<Applied>, MigrationError> {
-        let rows = self.session.query("SELECT name, checksum, phase FROM mcp_migrations", &[]).await?;
-        let record: HashMap<String, Recorded> = rows.iter().map(recorded).collect();
+        let record = recorded(&self.session.query(RECORD, &[]).await?);
         check_record(&self.migrations, &record)?;
         let mut applied = Vec::new();
         for migration in self.migrations.clone() {
@@ -267,17 +257,14 @@ impl Coordinator {
     pub async fn backfill(&mut self, name: &str, pace: &Pace, progress: &dyn Progress) -> Result<Filled, CoordinatorError> {
         let migration = self.find(name)?;
         // Expand is where a coordinator leaves it that died at the end of its expand.
-        while matches!(self.migration_status(&migration).await?.phase, Some(Phase::Expand | Phase::Dual)) {
-            self.advance(name).await?;
-        }
-        let status = self.migration_status(&migration).await?;
+        let status = self.advanced_past(&migration, &[Phase::Expand, Phase::Dual]).await?;
         if status.phase != Some(Phase::Backfill) {
             if status.phase > Some(Phase::Backfill) {
                 return Ok(status.backfill.unwrap_or_default());
             }
             return Err(refuse(&migration, status.phase, "there is nothing to fill: expand it first"));
         }
-        for step in parsed(&migration, migration.backfill)? {
+        for step in parsed(&migration, migration.backfill).map_err(Box::new)? {
             match step.kind {
                 StepKind::Batched => {
                     progress.doing(step.name, 0);
@@ -297,7 +284,7 @@ impl Coordinator {
         };
         progress.doing("backfill", about);
         let filled = backfill::run(&self.session, migration.name, FILL, &pages, pace, progress).await?;
-        self.log(migration.name, &format!("backfilled {} of {} rows", filled.changed, filled.rows), None).await?;
+        self.log(migration.name, &format!("backfilled {} of {} rows", filled.changed, filled.rows)).await?;
         Ok(filled)
     }
 
@@ -314,16 +301,25 @@ impl Coordinator {
         progress: &dyn Progress,
     ) -> Result<Verdict, CoordinatorError> {
         let migration = self.find(name)?;
-        if self.migration_status(&migration).await?.phase == Some(Phase::Backfill) {
-            self.advance(name).await?;
-        }
-        let status = self.migration_status(&migration).await?;
+        let status = self.advanced_past(&migration, &[Phase::Backfill]).await?;
         if !matches!(status.phase, Some(Phase::Validate | Phase::ReadNew | Phase::Fenced)) {
             return Err(refuse(&migration, status.phase, "it can be validated from the phase validate on: fill it first"));
         }
         let epoch = status.moved_epoch;
         let verdict = match migration.dual_write {
-            Some(dual) => validator::validate(&self.session, dual, &self.schema, epoch, options, progress).await?,
+            Some(dual) => {
+                let mut verdict = validator::validate(&self.session, dual, &self.schema, epoch, progress).await?;
+                if verdict.valid && !options.without_proof {
+                    progress.doing("prove", 0);
+                    if !validator::is_constrained(&self.session, dual).await? {
+                        // Exclusive, but for a moment: it looks at no row.
+                        let until = Instant::now() + LOCKED_WITHIN;
+                        self.in_transaction(&migration, &dual.constraint_sql(), until).await.map_err(Box::new)?;
+                    }
+                    verdict.add(validator::proof(&self.session, dual).await?);
+                }
+                verdict
+            }
             // There are no two shapes to compare.
             None => Verdict { migration: migration.name.to_owned(), valid: true, epoch, rows: 0, checks: Vec::new() },
         };
@@ -335,7 +331,7 @@ impl Coordinator {
             )
             .await?;
         let word = if verdict.valid { "valid" } else { "not valid" };
-        self.log(migration.name, &format!("validated: {word}, {} rows", verdict.rows), None).await?;
+        self.log(migration.name, &format!("validated: {word}, {} rows", verdict.rows)).await?;
         Ok(verdict)
     }
 
@@ -389,21 +385,16 @@ impl Coordinator {
             return Err(CoordinatorError::Refused { migration: migration.name, phase: from, reasons });
         }
         let mut sql = migration.dual_write.map(DualWrite::undo_sql).unwrap_or_default();
-        for step in parsed(&migration, migration.undo)? {
-            sql.push_str(step.sql);
-            sql.push_str(";\n");
-        }
+        sql.push_str(&joined(&migration, migration.undo).map_err(Box::new)?);
         // All of it or nothing: the record of the migration goes with what it recorded.
         let name = migration.name;
-        let _ = std::fmt::Write::write_fmt(
-            &mut sql,
-            format_args!(
-                "DELETE FROM mcp_migration_steps WHERE migration = '{name}'; DELETE FROM mcp_migrations WHERE name = '{name}'; \
-                 UPDATE mcp_control SET epoch = epoch + 1; SELECT pg_notify('mcp_control', epoch::text) FROM mcp_control;"
-            ),
+        let _ = write!(
+            sql,
+            "DELETE FROM mcp_migration_steps WHERE migration = '{name}'; DELETE FROM mcp_migrations WHERE name = '{name}'; \
+                 {NEXT_EPOCH}; {ANNOUNCE}"
         );
-        self.in_transaction(&migration, &sql, Instant::now() + Duration::from_secs(60)).await.map_err(Box::new)?;
-        self.log(migration.name, "expand -> idle: undone", None).await?;
+        self.in_transaction(&migration, &sql, Instant::now() + LOCKED_WITHIN).await.map_err(Box::new)?;
+        self.log(migration.name, "expand -> idle: undone").await?;
         Ok(Phase::Idle)
     }
 
@@ -473,27 +464,20 @@ impl Coordinator {
     }
 
     async fn contract_sql(&mut self, migration: &Migration) -> Result<(), MigrationError> {
-        let mut sql = String::new();
-        let declared = migration.contract.map(steps).transpose().map_err(MigrationError::Declaration)?.unwrap_or_default();
         // The migration's own first: while the constraint is there, SET NOT NULL needs no look at the rows.
-        for step in declared {
-            sql.push_str(step.sql);
-            sql.push_str(";\n");
-        }
+        let mut sql = joined(migration, migration.contract)?;
         if let Some(dual) = migration.dual_write {
             sql.push_str(&dual.contract_sql());
         }
         let (name, contract) = (migration.name, Phase::Contract.number());
-        let _ = std::fmt::Write::write_fmt(
-            &mut sql,
-            format_args!(
-                "UPDATE mcp_control SET epoch = epoch + 1; \
+        let _ = write!(
+            sql,
+            "{NEXT_EPOCH}; \
                  UPDATE mcp_migrations SET phase = {contract}, moved_at = now(), moved_epoch = (SELECT epoch FROM mcp_control) \
-                 WHERE name = '{name}'; SELECT pg_notify('mcp_control', epoch::text) FROM mcp_control;"
-            ),
+                 WHERE name = '{name}'; {ANNOUNCE}"
         );
-        self.in_transaction(migration, &sql, Instant::now() + Duration::from_secs(60)).await?;
-        self.log(name, "contracted", None).await?;
+        self.in_transaction(migration, &sql, Instant::now() + LOCKED_WITHIN).await?;
+        self.log(name, "contracted").await?;
         Ok(())
     }
 
@@ -512,7 +496,7 @@ impl Coordinator {
         };
         // One statement: a change that is refused leaves no transaction open.
         let sql = format!(
-            "WITH changed AS ({change}), control AS (UPDATE mcp_control SET epoch = epoch + 1 RETURNING epoch) \
+            "WITH changed AS ({change}), control AS ({NEXT_EPOCH} RETURNING epoch) \
              SELECT pg_notify('mcp_control', epoch::text)::text FROM control"
         );
         let percent = percent.map(i16::from);
@@ -554,6 +538,17 @@ impl Coordinator {
             name: name.to_owned(),
             known: with_phases().map(|migration| migration.name).collect(),
         })
+    }
+
+    /// Moves on for as long as it stands in one of these phases.
+    async fn advanced_past(&mut self, migration: &Migration, phases: &[Phase]) -> Result<MigrationStatus, CoordinatorError> {
+        loop {
+            let status = self.migration_status(migration).await?;
+            if !status.phase.is_some_and(|phase| phases.contains(&phase)) {
+                return Ok(status);
+            }
+            self.advance(migration.name).await?;
+        }
     }
 
     async fn migration_status(&self, migration: &Migration) -> Result<MigrationStatus, DatabaseError> {
@@ -643,25 +638,22 @@ impl Coordinator {
         if let Some(dual) = migration.dual_write {
             self.clear_neighbors(migration, dual).await?;
         }
-        let declared = steps(migration.expand).map_err(MigrationError::Declaration)?;
-        for step in &declared {
-            self.step(migration, "expand", step, until).await?;
+        for step in parsed(migration, Some(migration.expand))? {
+            self.step(migration, "expand", &step, until).await?;
         }
         let name = migration.name;
         let phase = if migration.has_phases() { Phase::Expand.number().to_string() } else { "NULL".to_owned() };
         let sum = checksum(migration.expand);
         let mut sql = migration.dual_write.map(|dual| dual.expand_sql(&self.schema)).unwrap_or_default();
         // The row comes with the trigger that reads it.
-        let _ = std::fmt::Write::write_fmt(
-            &mut sql,
-            format_args!(
-                "UPDATE mcp_control SET epoch = epoch + 1; INSERT INTO mcp_migrations (name, checksum, phase, moved_epoch) \
+        let _ = write!(
+            sql,
+            "{NEXT_EPOCH}; INSERT INTO mcp_migrations (name, checksum, phase, moved_epoch) \
                  VALUES ('{name}', '{sum}', {phase}, (SELECT epoch FROM mcp_control)); \
-                 SELECT pg_notify('mcp_control', epoch::text) FROM mcp_control;"
-            ),
+                 {ANNOUNCE}"
         );
         self.in_transaction(migration, &sql, until).await?;
-        self.log(name, "expanded", None).await?;
+        self.log(name, "expanded").await?;
         if migration.has_phases() {
             self.move_to(migration, Phase::Expand, Phase::Dual).await.map_err(Box::new)?;
         }
@@ -790,15 +782,13 @@ impl Coordinator {
 
     /// Looks from outside, while something waits, at who it waits for.
     async fn watched<T>(&self, work: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
-        let blockers = Arc::clone(&self.blockers);
-        let (database, pid) = (self.database.clone(), self.pid);
-        let watch = async move {
+        let watch = async {
             // The first look comes before the shortest wait, the fence's, is over.
             let mut every = tokio::time::interval_at(Instant::now() + FIRST_LOOK, LOOK);
             loop {
                 every.tick().await;
-                let Ok(found) = find_blockers(&database, pid).await else { continue };
-                let mut known = blockers.lock().unwrap_or_else(PoisonError::into_inner);
+                let Ok(found) = find_blockers(&self.database, self.pid).await else { continue };
+                let mut known = self.blockers.lock().unwrap_or_else(PoisonError::into_inner);
                 for blocker in &found {
                     if !known.iter().any(|other| other.pid == blocker.pid) {
                         tracing::warn!(blocker.pid = blocker.pid, "a migration waits for {blocker}");
@@ -823,11 +813,11 @@ impl Coordinator {
         MigrationError::Deadline { name: migration.name, source: Some(source), blockers: self.blockers() }
     }
 
-    async fn log(&self, migration: &str, event: &str, epoch: Option<i64>) -> Result<(), DatabaseError> {
+    async fn log(&self, migration: &str, event: &str) -> Result<(), DatabaseError> {
         self.session
             .query(
-                "INSERT INTO mcp_migration_log (migration, event, epoch, actor) VALUES ($1, $2, $3, $4)",
-                &[(&migration, Type::TEXT), (&event, Type::TEXT), (&epoch, Type::INT8), (&self.actor, Type::TEXT)],
+                "INSERT INTO mcp_migration_log (migration, event, actor) VALUES ($1, $2, $3)",
+                &[(&migration, Type::TEXT), (&event, Type::TEXT), (&self.actor, Type::TEXT)],
             )
             .await?;
         Ok(())
@@ -843,10 +833,15 @@ fn refuse(migration: &Migration, phase: Option<Phase>, reason: &str) -> Coordina
     CoordinatorError::Refused { migration: migration.name, phase, reasons: vec![reason.to_owned()] }
 }
 
-fn parsed(migration: &Migration, text: Option<&'static str>) -> Result<Vec<Step>, CoordinatorError> {
+fn parsed(migration: &Migration, text: Option<&'static str>) -> Result<Vec<Step>, MigrationError> {
     let parsed = text.map(steps).transpose();
-    let parsed = parsed.map_err(|wrong| MigrationError::Declaration(format!("{}: {wrong}", migration.name)));
-    Ok(parsed.map_err(Box::new)?.unwrap_or_default())
+    let parsed = parsed.map_err(|wrong| MigrationError::Declaration(format!("{}: {wrong}", migration.name)))?;
+    Ok(parsed.unwrap_or_default())
+}
+
+/// The steps one after the other, for where all of them are one transaction.
+fn joined(migration: &Migration, text: Option<&'static str>) -> Result<String, MigrationError> {
+    Ok(parsed(migration, text)?.iter().map(|step| format!("{};\n", step.sql)).collect())
 }
 
 fn same_table(one: &Migration, other: &Migration) -> bool {

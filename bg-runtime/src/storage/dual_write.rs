@@ -175,7 +175,7 @@ impl DualWrite {
         name("the table", self.table);
         name("the key", self.key.name);
         name("the mark", self.mark);
-        for column in self.old.columns.iter().chain(self.new.columns) {
+        for column in self.columns() {
             name("the column", column.name);
             name("the lens function", &self.lens(column));
         }
@@ -185,15 +185,20 @@ impl DualWrite {
         if self.old.columns.is_empty() || self.new.columns.is_empty() {
             mistakes.push(format!("{}: each shape needs a column", self.migration));
         }
-        let mut names: Vec<_> = self.old.columns.iter().chain(self.new.columns).map(|column| column.name).collect();
+        let mut names: Vec<_> = self.columns().map(|column| column.name).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             mistakes.push(format!("{}: two columns have one name; a column that stays is in neither shape", self.migration));
         }
-        if self.old.columns.iter().chain(self.new.columns).any(|column| column.lens.contains("$lens$")) {
+        if self.columns().any(|column| column.lens.contains("$lens$")) {
             mistakes.push(format!("{}: a lens may not contain $lens$", self.migration));
         }
         mistakes
+    }
+
+    /// The columns of both shapes.
+    pub(super) fn columns(&self) -> impl Iterator<Item = &'static Column> + use<> {
+        self.old.columns.iter().chain(self.new.columns)
     }
 
     /// The function that makes a column.
@@ -262,7 +267,7 @@ impl DualWrite {
     }
 
     /// The lens and the trigger's function.
-    fn functions_sql(&self, schema: &str) -> String {
+    pub(super) fn functions_sql(&self, schema: &str) -> String {
         let mut sql = String::new();
         let arguments = |columns: &[Column]| {
             let list: Vec<_> = columns.iter().map(|column| format!("{} {}", column.name, column.kind)).collect();
@@ -311,7 +316,6 @@ impl DualWrite {
             let list: Vec<_> = columns.iter().map(|column| format!("NEW.{0} IS DISTINCT FROM OLD.{0}", column.name)).collect();
             list.join(" OR ")
         };
-        let given: Vec<_> = self.new.columns.iter().map(|column| format!("NEW.{} IS NOT NULL", column.name)).collect();
         // Assigned at once and not one by one: each new column may be made of what the others were.
         let put = |before: &'static str, indent: &str| {
             let before = move |column: &Column| {
@@ -388,7 +392,7 @@ BEGIN
 END
 ",
             spoken = self.spoken("NEW."),
-            given = given.join(" OR "),
+            given = self.given("NEW."),
             new_differ = differ(self.new.columns),
             old_differ = differ(self.old.columns),
             heal_old = take("                    "),
@@ -402,13 +406,13 @@ END
     /// When the new columns were written last, whatever the mark says: the trigger was switched off then, and the old ones
     /// are stale. The tag alone does not say so: it outlives an undo, which takes the columns away.
     fn spoken(&self, row: &str) -> String {
-        let given: Vec<_> = self.new.columns.iter().map(|column| format!("{row}{} IS NOT NULL", column.name)).collect();
-        format!("{row}writer_schema = {} AND ({})", self.new.schema, given.join(" OR "))
+        format!("{row}writer_schema = {} AND ({})", self.new.schema, self.given(row))
     }
 
-    /// A fingerprint of everything generated, for the validator.
-    pub(super) fn generated(&self, schema: &str) -> String {
-        self.functions_sql(schema)
+    /// When a row says anything in the new columns.
+    fn given(&self, row: &str) -> String {
+        let given: Vec<_> = self.new.columns.iter().map(|column| format!("{row}{} IS NOT NULL", column.name)).collect();
+        given.join(" OR ")
     }
 
     /// A condition that only a row meets whose two shapes say the same.
@@ -459,7 +463,7 @@ END
         for (trigger, function) in [(TRIGGER, self.function()), (GUARD, self.guard_function())] {
             let _ = writeln!(sql, "DROP TRIGGER IF EXISTS {trigger} ON {table};\nDROP FUNCTION IF EXISTS {function}();");
         }
-        for column in self.old.columns.iter().chain(self.new.columns) {
+        for column in self.columns() {
             let _ = writeln!(sql, "DROP FUNCTION IF EXISTS {};", self.lens(column));
         }
         sql

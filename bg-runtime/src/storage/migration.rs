@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::coordinator::{Coordinator, CoordinatorError};
 use super::dual_write::DualWrite;
-use crate::database::{Connection, Database, DatabaseError};
+use super::phase::Phase;
+use crate::database::{Connection, Database, DatabaseError, Row};
 
 /// A step of the schema. What it does must suit the release before it as well as its own.
 ///
@@ -91,12 +92,15 @@ pub enum MigrationError {
         name: &'static str,
     },
     /// The database left the window in which this release can work.
-    #[error("the database is in phase {phase} of the migration {name}, which this build does not know: deploy a newer build")]
+    #[error(
+        "the database is in phase {phase} of the migration {name}, which this build does not know: deploy a newer build, or \
+         take the migration back"
+    )]
     TooOld {
         /// The migration.
         name: String,
         /// Where it stands.
-        phase: super::phase::Phase,
+        phase: Phase,
     },
     /// The migration failed, and nothing of its last step remains.
     #[error("the migration {name} failed")]
@@ -148,7 +152,7 @@ impl std::fmt::Display for Blocker {
     }
 }
 
-fn in_the_way(blockers: &[Blocker]) -> String {
+pub(super) fn in_the_way(blockers: &[Blocker]) -> String {
     if blockers.is_empty() {
         return String::new();
     }
@@ -322,13 +326,10 @@ async fn apply_once(database: &Database, migrations: &[Migration], until: Instan
 
 /// Whether nothing is missing; an error when something is wrong.
 pub(super) fn check_record(migrations: &[Migration], record: &HashMap<String, Recorded>) -> Result<bool, MigrationError> {
-    for (name, recorded) in record {
-        if let Some(phase) = recorded.phase
-            && !phase.rule().old_writes
-            && !migrations.iter().any(|migration| migration.name == name)
-        {
-            return Err(MigrationError::TooOld { name: name.clone(), phase });
-        }
+    let knows: Vec<_> = migrations.iter().map(|migration| migration.name).collect();
+    let phases = record.iter().filter_map(|(name, recorded)| Some((name.as_str(), recorded.phase?)));
+    if let Some(too_old) = too_new(phases, &knows) {
+        return Err(too_old);
     }
     let mut complete = true;
     for migration in migrations {
@@ -343,26 +344,35 @@ pub(super) fn check_record(migrations: &[Migration], record: &HashMap<String, Re
     Ok(complete)
 }
 
+/// A migration that a build does not know and whose old shape is no longer written, or no longer there.
+pub(super) fn too_new<'a>(mut phases: impl Iterator<Item = (&'a str, Phase)>, knows: &[&str]) -> Option<MigrationError> {
+    let (name, phase) = phases.find(|(name, phase)| !phase.rule().old_writes && !knows.contains(name))?;
+    Some(MigrationError::TooOld { name: name.to_owned(), phase })
+}
+
 /// What the database remembers of an applied migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Recorded {
     pub(super) checksum: String,
-    pub(super) phase: Option<super::phase::Phase>,
+    pub(super) phase: Option<Phase>,
 }
+
+/// Gives a row once the control tables are there. It looks for the last of them: older builds had the first.
+pub(super) const CONTROL_TABLES: &str = "SELECT 1 FROM pg_catalog.pg_class WHERE oid = to_regclass('mcp_flags')";
+
+/// What [`recorded`] reads.
+pub(super) const RECORD: &str = "SELECT name, checksum, phase FROM mcp_migrations";
 
 async fn read_record(connection: &Connection) -> Result<HashMap<String, Recorded>, DatabaseError> {
-    // The last of the control tables: without it they are not there, or are those of an older build.
-    let there = "SELECT 1 FROM pg_catalog.pg_class WHERE oid = to_regclass('mcp_flags')";
-    if connection.query_opt(there, &[]).await?.is_none() {
+    if connection.query_opt(CONTROL_TABLES, &[]).await?.is_none() {
         return Ok(HashMap::new());
     }
-    let rows = connection.query("SELECT name, checksum, phase FROM mcp_migrations", &[]).await?;
-    Ok(rows.iter().map(recorded).collect())
+    Ok(recorded(&connection.query(RECORD, &[]).await?))
 }
 
-pub(super) fn recorded(row: &crate::database::Row) -> (String, Recorded) {
-    let phase = row.get::<_, Option<i16>>(2).and_then(super::phase::Phase::from_number);
-    (row.get(0), Recorded { checksum: row.get(1), phase })
+pub(super) fn recorded(rows: &[Row]) -> HashMap<String, Recorded> {
+    let phase = |row: &Row| row.get::<_, Option<i16>>(2).and_then(Phase::from_number);
+    rows.iter().map(|row| (row.get(0), Recorded { checksum: row.get(1), phase: phase(row) })).collect()
 }
 
 /// SHA-256 in hexadecimal, of the text with plain line ends: a checkout on Windows is not a change.

@@ -9,7 +9,7 @@ use super::control::LIVE;
 use super::migration::Migration;
 use super::phase::Phase;
 use super::validator::Verdict;
-use crate::database::{Database, DatabaseError, Session, Type};
+use crate::database::{Database, DatabaseError, Session, SqlState, Type};
 
 /// Where everything stands.
 #[derive(Clone, Debug, Serialize)]
@@ -99,7 +99,7 @@ pub(super) async fn read_status(session: &Session, migrations: &[Migration]) -> 
     let mut status =
         Status { epoch: 0, coordinator: None, migrations: migrations.iter().map(empty).collect(), replicas: Vec::new() };
     let control = match session.query_opt("SELECT epoch, lease_holder FROM mcp_control", &[]).await {
-        Err(error) if error.sql_state().is_some_and(|state| state.code() == "42P01") => return Ok(status),
+        Err(error) if error.sql_state() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(status),
         control => control?,
     };
     if let Some(row) = control {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backfill::Progress;
 use super::dual_write::{CONSTRAINT, DualWrite, GUARD, TRIGGER};
-use crate::database::{DatabaseError, Session, Type};
+use crate::database::{DatabaseError, Session, SqlState, Type};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,23 +59,30 @@ pub(super) async fn validate(
     dual: &DualWrite,
     schema: &str,
     epoch: i64,
-    options: ValidateOptions,
     progress: &dyn Progress,
 ) -> Result<Verdict, DatabaseError> {
-    let structure = structure(session, dual, schema).await?;
-    let whole = structure.passed;
-    let mut verdict = Verdict { migration: dual.migration.to_owned(), valid: false, epoch, rows: 0, checks: vec![structure] };
+    let missing = missing_columns(session, dual).await?;
     // Without the columns there is nothing to compare.
-    if whole || columns_are_there(session, dual).await? {
+    let comparable = missing.is_empty();
+    let mut verdict = Verdict { migration: dual.migration.to_owned(), valid: true, epoch, rows: 0, checks: Vec::new() };
+    verdict.add(structure(session, dual, schema, missing).await?);
+    if comparable {
         let (rows, data, lens) = data(session, dual, progress).await?;
         verdict.rows = rows;
-        verdict.checks.extend([data, lens, tags(session, dual).await?]);
-        if !options.without_proof && verdict.checks.iter().all(|check| check.passed) {
-            verdict.checks.push(proof(session, dual, progress).await?);
+        for check in [data, lens, tags(session, dual).await?] {
+            verdict.add(check);
         }
     }
-    verdict.valid = verdict.checks.iter().all(|check| check.passed);
     Ok(verdict)
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    pub(super) fn add(&mut self, check: Check) {
+        self.valid &= check.passed;
+        self.checks.push(check);
+    }
 }
 
 fn check(name: &str, wrong: u64, samples: Vec<String>, advice: &str) -> Check {
@@ -84,13 +91,9 @@ fn check(name: &str, wrong: u64, samples: Vec<String>, advice: &str) -> Check {
     Check { name: name.to_owned(), passed, wrong, samples, advice }
 }
 
-async fn columns_are_there(session: &Session, dual: &DualWrite) -> Result<bool, DatabaseError> {
-    Ok(missing_columns(session, dual).await?.is_empty())
-}
-
 async fn missing_columns(session: &Session, dual: &DualWrite) -> Result<Vec<String>, DatabaseError> {
     let mut wanted: Vec<(&str, &str)> = vec![("row_version", "bigint"), ("writer_schema", "smallint"), (dual.mark, "bigint")];
-    wanted.extend(dual.old.columns.iter().chain(dual.new.columns).map(|column| (column.name, column.kind)));
+    wanted.extend(dual.columns().map(|column| (column.name, column.kind)));
     let mut wrong = Vec::new();
     for (name, kind) in wanted {
         let there = "SELECT atttypid = $3::text::regtype FROM pg_attribute \
@@ -106,8 +109,7 @@ async fn missing_columns(session: &Session, dual: &DualWrite) -> Result<Vec<Stri
 }
 
 /// Columns, key, trigger, functions: what the declaration says is what is there.
-async fn structure(session: &Session, dual: &DualWrite, schema: &str) -> Result<Check, DatabaseError> {
-    let mut wrong = missing_columns(session, dual).await?;
+async fn structure(session: &Session, dual: &DualWrite, schema: &str, mut wrong: Vec<String>) -> Result<Check, DatabaseError> {
     let table = (&dual.table as _, Type::TEXT);
     let key = "SELECT bool_or(i.indisvalid AND i.indisready AND i.indnkeyatts = 1 AND i.indpred IS NULL) FROM pg_index i \
          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] \
@@ -167,7 +169,7 @@ async fn changed_functions(session: &Session, dual: &DualWrite, schema: &str) ->
     let there = read().await?;
     session.batch_execute("BEGIN; SET LOCAL lock_timeout = '500ms'").await?;
     let wanted = async {
-        session.batch_execute(&dual.generated(schema)).await?;
+        session.batch_execute(&dual.functions_sql(schema)).await?;
         read().await
     };
     let wanted = wanted.await;
@@ -239,31 +241,18 @@ async fn tags(session: &Session, dual: &DualWrite) -> Result<Check, DatabaseErro
     Ok(check("tags", wrong, samples, "a writer tags its rows wrongly: find it before going on"))
 }
 
+/// Whether the constraint is there, proven or not.
+pub(super) async fn is_constrained(session: &Session, dual: &DualWrite) -> Result<bool, DatabaseError> {
+    let there = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = $2";
+    Ok(session.query_opt(there, &[(&dual.table, Type::TEXT), (&CONSTRAINT, Type::TEXT)]).await?.is_some())
+}
+
 /// Asks PostgreSQL itself. What it has validated once, no later write can break, not even with the trigger switched off.
-async fn proof(session: &Session, dual: &DualWrite, progress: &dyn Progress) -> Result<Check, DatabaseError> {
-    let state = "SELECT convalidated FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = $2";
-    let state = session.query_opt(state, &[(&dual.table, Type::TEXT), (&CONSTRAINT, Type::TEXT)]).await?;
-    progress.doing("prove", 0);
-    if state.is_none() {
-        // Exclusive, but for a moment: it looks at no row. Nobody waits behind us for longer than this.
-        let (calm, add) = (dual.keep_vacuum_out(), dual.constraint_sql());
-        let add = format!("BEGIN; {calm}; SET LOCAL lock_timeout = '500ms'; {add}; COMMIT");
-        let mut attempts = 0;
-        while let Err(error) = session.batch_execute(&add).await {
-            session.batch_execute("ROLLBACK").await?;
-            attempts += 1;
-            if !error.is_retryable() || attempts >= 20 {
-                return Err(error);
-            }
-            progress.waits("somebody holds the table");
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            progress.waits("");
-        }
-    }
+pub(super) async fn proof(session: &Session, dual: &DualWrite) -> Result<Check, DatabaseError> {
     let validate = format!("ALTER TABLE {} VALIDATE CONSTRAINT {CONSTRAINT}", dual.table);
     match session.batch_execute(&validate).await {
         Ok(()) => Ok(check("proof", 0, Vec::new(), "")),
-        Err(error) if error.sql_state().is_some_and(|state| state.code() == "23514") => {
+        Err(error) if error.sql_state() == Some(&SqlState::CHECK_VIOLATION) => {
             let samples = vec![format!("a row breaks the constraint {CONSTRAINT}")];
             Ok(check("proof", 1, samples, "a row changed between the comparison and the proof: validate again"))
         }

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use bg_runtime::database::{DatabaseError, Row, SqlState, Transaction, Type};
+use bg_runtime::{
+    database::{DatabaseError, Row, SqlState, Transaction, Type},
+    storage::backfill::Progress,
+};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -71,14 +74,6 @@ pub struct Remark {
     pub what: String,
     /// Why, for a person.
     pub reason: String,
-}
-
-/// Somebody who watches an import.
-pub trait Progress: Sync {
-    /// What is being done now, to so many things.
-    fn doing(&self, what: &'static str, of: u64);
-    /// How many of them are done. It may fall back when something is begun again.
-    fn done(&self, so_far: u64);
 }
 
 /// Why a file was not imported. Nothing of it is stored then.

@@ -7,7 +7,7 @@ use bg_runtime::{
     Database,
     storage::{
         Coordinator, Phase,
-        backfill::{Pace, Progress},
+        backfill::Pace,
         coordinator::{self, CoordinatorError},
         phase::RULES,
         status::{self, MigrationStatus, Status},
@@ -454,23 +454,4 @@ fn judged(verdict: &Verdict) -> String {
         }
     }
     words
-}
-
-impl Progress for Bar {
-    fn doing(&self, what: &str, of: u64) {
-        self.0.set_message(what.to_owned());
-        self.0.set_length(of);
-    }
-
-    fn done(&self, rows: u64) {
-        // A table grows while it is filled, and its count is an estimate anyway.
-        if self.0.length().is_some_and(|length| length < rows) {
-            self.0.set_length(rows);
-        }
-        self.0.set_position(rows);
-    }
-
-    fn waits(&self, why: &str) {
-        self.0.set_message(if why.is_empty() { "goes on".to_owned() } else { format!("waits: {why}") });
-    }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::{DualWrite, StorageError};
-use crate::database::{Database, Parameter, Row, Type};
+use crate::database::{Database, Parameter, Row, SqlState, Type};
 use crate::storage::control::Control;
 use crate::storage::phase::Phase;
 
@@ -37,7 +37,7 @@ pub(super) enum Form {
 /// shape's values in `$3` and on; `{columns}` and `{values:3}` are those of an `INSERT`; `{read}` is the shape's columns for
 /// a `SELECT`, one expression each. The table is not given an alias.
 ///
-/// A write that answers `mcp_control.epoch` beside its `row_version` lets [`Table::saw`] notice a phase change that no
+/// A write that answers `mcp_control.epoch` beside its `row_version` lets [`Table::written`] notice a phase change that no
 /// notification told.
 #[derive(Debug)]
 pub struct Statement {
@@ -201,14 +201,11 @@ impl Table {
         }
     }
 
-    /// Takes note of an epoch that a write answered.
-    pub fn saw(&self, epoch: i64) {
-        self.inner.control.saw(epoch);
-    }
-
-    fn written(&self, rows: &[Row]) -> Option<i64> {
+    /// What a write answered with `row_version` and `epoch`: the version, if it wrote; the epoch is taken note of.
+    #[must_use]
+    pub fn written(&self, rows: &[Row]) -> Option<i64> {
         let row = rows.first()?;
-        self.saw(row.get("epoch"));
+        self.inner.control.saw(row.get("epoch"));
         Some(row.get("row_version"))
     }
 
@@ -233,14 +230,14 @@ impl Table {
     }
 }
 
+/// A column, function or table that a contract or an undo took away.
+const GONE: [SqlState; 3] = [SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_FUNCTION, SqlState::UNDEFINED_TABLE];
+
 /// Whether an error may come from a phase that we have not heard of yet.
 fn outdated(error: &StorageError) -> bool {
     match error {
         StorageError::Fenced | StorageError::Schema => true,
-        StorageError::Database(error) => {
-            // A column, function or table that a contract or an undo took away.
-            error.sql_state().is_some_and(|state| ["42703", "42883", "42P01"].contains(&state.code()))
-        }
+        StorageError::Database(error) => error.sql_state().is_some_and(|state| GONE.contains(state)),
         _ => false,
     }
 }
