@@ -8,4 +8,5 @@ mod drain;
 mod hostile;
 mod house;
 mod migrate;
+mod outlive;
 mod subscriptions;

@@ -2,6 +2,8 @@
 
 #[path = "support/chaos.rs"]
 pub mod chaos;
+#[path = "support/front.rs"]
+pub mod front;
 #[path = "support/http.rs"]
 pub mod http;
 #[path = "support/node.rs"]

@@ -25,7 +25,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::connection::{Connection, Parameter, Transaction};
 pub use self::error::{Cause, DatabaseError};
-pub use self::session::Session;
+pub use self::session::{Notification, Session};
 
 use self::address::Address;
 use self::connection::Shared;

@@ -2,14 +2,7 @@
 //!
 //! [`App::start`] finds every mistake before a port is opened and says them all at once.
 
-use std::{
-    collections::HashSet,
-    fmt, io,
-    net::SocketAddr,
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, fmt, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, response::IntoResponse, routing::Route};
 use bg_runtime::{
@@ -32,10 +25,10 @@ use crate::{
         listener::Listener,
         origin::Allowed,
     },
-    mcp::{Parts, Server, door::Door},
+    mcp::{Parts, Server, door::Door, served::Served},
     prompt::Prompt,
     resource::{Changes, Resource, ResourceTemplate},
-    sessions::Sessions,
+    sessions::{self, ENDED, Kept, Sessions, streams::Streams},
     telemetry::{
         Telemetry,
         metrics::{Metrics, Pool},
@@ -48,8 +41,6 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 const CHECK_PAUSE: Duration = Duration::from_millis(100);
 /// How long one attempt at the migrations may take before it is made again.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(300);
-/// How often forgotten sessions are looked for.
-const REAP_EVERY: Duration = Duration::from_secs(30);
 /// Telemetry's last word; a collector that is away must not hold up an exit.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -293,7 +284,15 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let release = self.parts.release.clone();
         let telemetry = self.telemetry.unwrap_or_else(|| Telemetry::off(&release));
         let metrics = Arc::new(Metrics::new(&telemetry.meter()));
-        let sessions = Arc::new(Sessions::new(config.sessions));
+        // Without the tables sessions live as long as the process.
+        let is_kept = self.migrations.iter().any(|migration| migration.name == sessions::MIGRATION.name);
+        let kept = self.database.clone().filter(|_| is_kept);
+        let streams = kept.clone().zip(self.parts.control.clone());
+        let streams = streams.map(|(database, control)| Arc::new(Streams::new(database, control)));
+        let sessions = Arc::new(match kept {
+            Some(database) => Sessions::kept(config.sessions, Kept::new(database, release.clone())),
+            None => Sessions::new(config.sessions),
+        });
         metrics.watch_lifecycle({
             let lifecycle = lifecycle.clone();
             move || lifecycle.status()
@@ -304,7 +303,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let control = self.parts.control.clone();
         let server = Arc::new(Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics));
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
-        let door = Arc::new(Door::new(server, allowed, config.body_limit));
+        let door = Arc::new(Door::new(server, allowed, config.authentication, config.body_limit, streams));
         let checks = Checks::new(self.checks);
         let doors = Doors {
             release: release.clone(),
@@ -333,8 +332,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             self.migrate,
             control.clone(),
         ));
+        let keeping = keep(sessions, control.clone(), door.served());
         let following = control.clone().map(|control| tokio::spawn(control.follow()));
-        let reaping = tokio::spawn(reap(sessions));
+        let keeping = tokio::spawn(keeping);
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
             door,
@@ -344,7 +344,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             timing: config.timing,
             hooks: self.hooks,
             listening,
-            helpers: [serving_operations, starting, reaping].into_iter().chain(following).collect(),
+            helpers: [serving_operations, starting, keeping].into_iter().chain(following).collect(),
             control,
             telemetry,
             metrics,
@@ -480,12 +480,11 @@ async fn be_migrated(database: &Database, migrations: &'static [Migration], migr
     }
 }
 
-async fn reap(sessions: Arc<Sessions>) {
-    let mut every = tokio::time::interval_at((Instant::now() + REAP_EVERY).into(), REAP_EVERY);
-    loop {
-        every.tick().await;
-        sessions.reap();
-    }
+/// Looks after the sessions until the process ends. The channel is asked for here and not in the future, which may run only
+/// after the control follows.
+fn keep(sessions: Arc<Sessions>, control: Option<Control>, served: Arc<Served>) -> impl Future<Output = ()> {
+    let told = control.map(|control| control.hear(ENDED));
+    async move { tokio::join!(sessions.keep(told), served.end_with_their_sessions()).0 }
 }
 
 /// The operations doors answer until the very end: an operator watches a drain through them.

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 pub use self::store::Appointments;
 use self::time::{Clock, Period, TimeError, Zones};
-use crate::{Tool, ToolError, conversations};
+use crate::{Tool, ToolError, conversations, sessions};
 
 /// What the tools share.
 #[derive(Debug, Clone)]
@@ -43,6 +43,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::new("0001_appointments", include_str!("../migrations/0001_appointments/expand.sql")),
     conversations::MIGRATIONS[0],
     conversations::MIGRATIONS[1],
+    sessions::MIGRATION,
 ];
 
 /// What a model is told of the server as a whole.

@@ -20,6 +20,7 @@ use http::Uri;
 use jiff::tz::TimeZone;
 
 use crate::{
+    authentication::Authentication,
     sessions::SessionLimits,
     telemetry::{LogFormat, TelemetryConfig},
 };
@@ -54,6 +55,8 @@ pub struct HttpConfig {
     pub operations_listen: SocketAddr,
     /// The address clients know, when it is not the one above: behind a balancer.
     pub public_url: Option<Uri>,
+    /// How callers say who they are.
+    pub authentication: Authentication,
     /// Further host names that are ours.
     pub allowed_hosts: Vec<String>,
     /// Pages, as `scheme://host[:port]`, that may call from a browser.
@@ -247,18 +250,25 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
     let authentication = reader.value::<Authentication>(
         "AUTHENTICATION",
         "",
-        "who may call; `none` lets everybody in, and must be said for any listener but loopback",
+        "who may call; `none` lets everybody in, and must be said for any listener but loopback; `header:NAME` believes a header, for development",
     );
-    if !listen.ip().is_loopback() && authentication.is_none() {
-        reader.problems.push(format!(
-            "LISTEN=`{listen}` can be reached from other machines and everybody may call: say AUTHENTICATION=none if that is meant, or listen on 127.0.0.1"
-        ));
+    if !listen.ip().is_loopback() {
+        match &authentication {
+            Some(Authentication::None) => {}
+            None => reader.problems.push(format!(
+                "LISTEN=`{listen}` can be reached from other machines and everybody may call: say AUTHENTICATION=none if that is meant, or listen on 127.0.0.1"
+            )),
+            Some(Authentication::Header(_)) => reader.problems.push(format!(
+                "LISTEN=`{listen}` can be reached from other machines, and anybody can send a header: AUTHENTICATION=header:… is for 127.0.0.1"
+            )),
+        }
     }
     // Nothing in front of a loopback listener has to learn that we go, and a person waits at the terminal.
     let leave_delay = if listen.ip().is_loopback() { 0 } else { 10 };
     let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
     HttpConfig {
         listen,
+        authentication: authentication.unwrap_or_default(),
         operations_listen: reader
             .value(
                 "OPERATIONS_LISTEN",
@@ -375,7 +385,6 @@ macro_rules! words {
 }
 
 words!(Switch, "on" => On, "off" => Off);
-words!(Authentication, "none" => None);
 words!(Mode, "direct" => Direct, "transaction" => Transaction);
 
 impl fmt::Display for Config {

@@ -120,6 +120,20 @@ impl Principal {
         Self { subject: None }
     }
 
+    /// Who proved to have this name.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        Self { subject: Some(name.into()) }
+    }
+
+    /// As the database has it: nobody has no name.
+    pub(crate) fn to_stored(&self) -> &str {
+        self.subject.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn stored(name: &str) -> Self {
+        Self { subject: (!name.is_empty()).then(|| name.into()) }
+    }
+
     /// The name a proof gave, if there was one.
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()

@@ -18,6 +18,7 @@ pub(crate) mod door;
 pub(crate) mod envelope;
 pub(crate) mod lean;
 pub(crate) mod protocol;
+pub(crate) mod served;
 mod subscriptions;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -74,6 +75,8 @@ pub(crate) struct Route {
     /// The flag that switches the tool off.
     pub(crate) flag: String,
     pub(crate) needs_peer: bool,
+    /// Whether calling it again with the same arguments does no harm.
+    pub(crate) is_repeatable: bool,
     pub(crate) run: Runner,
     pub(crate) operation: Operation,
 }
@@ -143,6 +146,7 @@ impl Server {
                 let route = Route {
                     flag: tool_flag(&tool.description.name),
                     needs_peer: tool.description.needs_peer || tool.description.wants_headers(),
+                    is_repeatable: tool.description.is_repeatable(),
                     run: Box::new(move |call, writer| run.run(call, &state, writer)),
                     operation: metrics.operation("tools/call", Some(&tool.description.name)),
                 };

@@ -1,9 +1,16 @@
-//! Sessions of older clients. A session is what its `initialize` said, and nothing else: no task, no channel, no handler
-//! waits for it. rmcp builds those from here when a call needs them (a stream, a tool that talks back), through the same
-//! restore that will bring a session over from the other color.
+//! Sessions of older clients. A session is what its `initialize` said and what it asked for since, and nothing else: no task,
+//! no channel, no handler waits for it. rmcp builds those from here when a call needs them (a stream, a tool that talks
+//! back), whichever process the session began in.
+//!
+//! Every session is in memory where it was last used, which is what an ordinary call looks at, and in the database
+//! ([`kept`]), where another process finds it. What must stay true: a session that a client was told of outlives the
+//! process, it is its principal's alone, and one that was ended anywhere is ended everywhere.
 //!
 //! Vanilla rmcp keeps about 50 KB for each session for five minutes, which an `initialize` loop turns into gigabytes. Here
 //! a session costs about 100 bytes: clients of one kind send the same parameters, so these are kept once.
+
+mod kept;
+pub(crate) mod streams;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,8 +18,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bg_runtime::storage::migration::Migration;
 use rmcp::transport::streamable_http_server::session::{SessionState, SessionStore, SessionStoreError};
+use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
+
+pub(crate) use self::kept::{ENDED, Kept};
+use crate::extract::Principal;
+
+/// The tables of sessions and their streams.
+pub const MIGRATION: Migration = Migration::new("0004_sessions", include_str!("../migrations/0004_sessions/expand.sql"));
 
 /// How long sessions live, and how many there may be.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +36,8 @@ pub struct SessionLimits {
     pub idle: Duration,
     /// A session that was opened and never used lives this long.
     pub unused: Duration,
-    /// When this many are open, the unused ones go first, oldest first; then those idle the longest.
+    /// When this many are in memory, the unused ones go first, oldest first; then those idle the longest. In the database
+    /// they stay.
     pub most: usize,
 }
 
@@ -31,28 +47,66 @@ impl Default for SessionLimits {
     }
 }
 
-/// The sessions of this process.
+/// The sessions that this process knows.
 #[derive(Debug)]
 pub struct Sessions {
     limits: SessionLimits,
     born: Instant,
     open: Mutex<Open>,
+    kept: Option<Kept>,
+    /// Sessions that ended, for whoever serves them.
+    ended: broadcast::Sender<Uuid>,
+    /// There is something that should be written soon.
+    hurry: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     sessions: HashMap<Uuid, Session>,
     parameters: HashSet<Arc<str>>,
+    /// Used since it was last written.
+    touched: Vec<Uuid>,
 }
 
 #[derive(Debug)]
 struct Session {
-    /// The parameters of its `initialize`, as JSON.
+    /// The parameters of its `initialize`, as JSON, with the revision that was agreed on.
     initialize: Arc<str>,
+    principal: Principal,
+    asked: Option<Box<Asked>>,
     /// Seconds since the process was born.
     used_at: u32,
     used: bool,
+    touched: bool,
+    /// Whether it is in the database.
+    is_kept: bool,
 }
+
+/// What a session asked for after its `initialize`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// From which level on it wants log lines, as the protocol spells it.
+    pub(crate) log_level: Option<String>,
+    /// The resources whose changes it wants to hear of.
+    pub(crate) subscriptions: Vec<String>,
+}
+
+/// What a request that names a session finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is open, and the caller's.
+    Open,
+    /// It never was, has ended, or is somebody else's; which of these is nobody's business.
+    No,
+    /// The database is away, so nobody knows. The client must not give the session up for that.
+    Unknown,
+}
+
+/// Only sessions whose first use was not written yet are in a hurry: the reaper takes those that were never used.
+const HURRY: Duration = Duration::from_millis(200);
+
+/// How many ended sessions may wait for whoever ends their services.
+const ENDED_WAITING: usize = 1024;
 
 fn parse(id: &str) -> Option<Uuid> {
     Uuid::try_parse_ascii(id.as_bytes()).ok()
@@ -61,52 +115,135 @@ fn parse(id: &str) -> Option<Uuid> {
 // === impl Sessions ===
 
 impl Sessions {
-    /// No sessions yet.
+    /// No sessions yet, and none that outlive this process.
     pub fn new(limits: SessionLimits) -> Self {
-        Self { limits, born: Instant::now(), open: Mutex::default() }
+        Self {
+            limits,
+            born: Instant::now(),
+            open: Mutex::default(),
+            kept: None,
+            ended: broadcast::Sender::new(ENDED_WAITING),
+            hurry: Notify::new(),
+        }
+    }
+
+    /// The sessions of all processes on one database.
+    pub(crate) fn kept(limits: SessionLimits, kept: Kept) -> Self {
+        Self { kept: Some(kept), ..Self::new(limits) }
     }
 
     /// Opens a session for what `initialize` said, and gives its id: 122 random bits from a cryptographic generator.
-    pub fn open(&self, initialize: &str) -> Uuid {
+    ///
+    /// When it returns the session is in the database, so that the next request may go to another process. A database that
+    /// is away is waited for only a moment: the session then works here, and is written as soon as possible.
+    pub async fn open(&self, initialize: &str, principal: &Principal) -> Uuid {
         let id = Uuid::new_v4();
-        let mut open = self.lock();
-        if open.sessions.len() >= self.limits.most {
-            self.make_room(&mut open);
-        }
-        let initialize = match open.parameters.get(initialize) {
-            Some(known) => known.clone(),
-            None => {
-                let new: Arc<str> = initialize.into();
-                open.parameters.insert(new.clone());
-                new
-            }
+        let initialize = {
+            let mut open = self.lock();
+            let initialize = open.shared(initialize);
+            let session = Session { principal: principal.clone(), ..self.session(initialize.clone()) };
+            self.insert(&mut open, id, session);
+            initialize
         };
-        open.sessions.insert(id, Session { initialize, used_at: self.now(), used: false });
+        if let Some(kept) = &self.kept
+            && kept.open(id, initialize, principal).await
+            && let Some(session) = self.lock().sessions.get_mut(&id)
+        {
+            session.is_kept = true;
+        }
         id
     }
 
-    /// Whether the session is open. Asking is using.
-    pub fn touch(&self, id: &str) -> bool {
-        let Some(id) = parse(id) else { return false };
-        let now = self.now();
-        match self.lock().sessions.get_mut(&id) {
-            Some(session) => {
-                session.used = true;
-                session.used_at = now;
-                true
+    /// Whether the session is open and this principal's. Asking is using.
+    pub async fn touch(&self, id: &str, principal: &Principal) -> Found {
+        let Some(id) = parse(id) else { return Found::No };
+        if let Some(found) = self.touch_here(id, principal) {
+            return found;
+        }
+        let Some(kept) = &self.kept else { return Found::No };
+        match kept.load(id).await {
+            Ok(Some(loaded)) => {
+                {
+                    let mut open = self.lock();
+                    let initialize = open.shared(&loaded.initialize);
+                    let session = Session {
+                        principal: loaded.principal,
+                        asked: (loaded.asked != Asked::default()).then(|| Box::new(loaded.asked)),
+                        is_kept: true,
+                        ..self.session(initialize)
+                    };
+                    self.insert(&mut open, id, session);
+                }
+                self.touch_here(id, principal).unwrap_or(Found::No)
             }
-            None => false,
+            Ok(None) => Found::No,
+            Err(failure) => {
+                tracing::warn!(error = %failure, "a session could not be looked up: {failure}");
+                Found::Unknown
+            }
         }
     }
 
-    /// Ends a session. Whether there was one.
-    pub fn close(&self, id: &str) -> bool {
-        parse(id).is_some_and(|id| self.lock().sessions.remove(&id).is_some())
+    fn touch_here(&self, id: Uuid, principal: &Principal) -> Option<Found> {
+        let now = self.now();
+        let mut open = self.lock();
+        let Open { sessions, touched, .. } = &mut *open;
+        let session = sessions.get_mut(&id)?;
+        if session.principal != *principal {
+            return Some(Found::No);
+        }
+        if !std::mem::replace(&mut session.used, true) && self.kept.is_some() {
+            self.hurry.notify_one();
+        }
+        session.used_at = now;
+        if !std::mem::replace(&mut session.touched, true) && self.kept.is_some() {
+            touched.push(id);
+        }
+        Some(Found::Open)
     }
 
-    /// How many are open.
+    /// Ends a session, here and everywhere. Whether it was here.
+    pub async fn close(&self, id: &str) -> bool {
+        let Some(id) = parse(id) else { return false };
+        let was_here = self.forget(id);
+        if let Some(kept) = &self.kept {
+            kept.end(id).await;
+        }
+        was_here
+    }
+
+    /// What the session asked for since it began.
+    pub(crate) fn asked(&self, id: &str) -> Asked {
+        let Some(id) = parse(id) else { return Asked::default() };
+        self.lock().sessions.get(&id).and_then(|session| session.asked.as_deref().cloned()).unwrap_or_default()
+    }
+
+    /// Changes what the session asked for. It is written before this returns, unless the database is away: then it holds
+    /// here.
+    pub(crate) async fn ask(&self, id: &str, change: impl FnOnce(&mut Asked)) {
+        let Some(id) = parse(id) else { return };
+        let asked = {
+            let mut open = self.lock();
+            let Some(session) = open.sessions.get_mut(&id) else { return };
+            let asked = session.asked.get_or_insert_default();
+            change(asked);
+            (**asked).clone()
+        };
+        if let Some(kept) = &self.kept
+            && let Err(failure) = kept.ask(id, &asked).await
+        {
+            tracing::warn!(error = %failure, "what a session asked for could not be written: {failure}");
+        }
+    }
+
+    /// How many are in memory.
     pub fn count(&self) -> usize {
         self.lock().sessions.len()
+    }
+
+    /// Hears of sessions that ended, wherever that was.
+    pub(crate) fn endings(&self) -> broadcast::Receiver<Uuid> {
+        self.ended.subscribe()
     }
 
     /// Forgets those whose time is over. Called now and then.
@@ -118,27 +255,34 @@ impl Sessions {
             let life = if session.used { limits.idle } else { limits.unused };
             u64::from(now - session.used_at) < life.as_secs()
         });
-        Self::tidy(&mut open);
+        open.tidy();
     }
 
-    /// Gives up an eighth of the room, so that a full house does not look for room at each knock.
-    fn make_room(&self, open: &mut Open) {
-        let mut order: Vec<(bool, u32, Uuid)> =
-            open.sessions.iter().map(|(id, session)| (session.used, session.used_at, *id)).collect();
-        order.sort_unstable();
-        let surplus = (self.limits.most / 8).max(1);
-        tracing::warn!(sessions = order.len(), "{} sessions are open, the most there may be; giving up {surplus}", order.len());
-        for (_, _, id) in order.into_iter().take(surplus) {
-            open.sessions.remove(&id);
+    fn session(&self, initialize: Arc<str>) -> Session {
+        Session {
+            initialize,
+            principal: Principal::anonymous(),
+            asked: None,
+            used_at: self.now(),
+            used: false,
+            touched: false,
+            is_kept: false,
         }
-        Self::tidy(open);
     }
 
-    fn tidy(open: &mut Open) {
-        open.parameters.retain(|parameters| Arc::strong_count(parameters) > 1);
-        if open.sessions.capacity() > 4 * open.sessions.len().max(1024) {
-            open.sessions.shrink_to_fit();
+    fn insert(&self, open: &mut Open, id: Uuid, session: Session) {
+        if open.sessions.len() >= self.limits.most {
+            open.make_room((self.limits.most / 8).max(1));
         }
+        open.sessions.insert(id, session);
+    }
+
+    /// Forgets a session here.
+    fn forget(&self, id: Uuid) -> bool {
+        let was_here = self.lock().sessions.remove(&id).is_some();
+        // Refused when nobody serves sessions.
+        let _ = self.ended.send(id);
+        was_here
     }
 
     fn now(&self) -> u32 {
@@ -151,7 +295,46 @@ impl Sessions {
     }
 }
 
-/// rmcp asks here when a request names a session that it has no service for.
+// === impl Open ===
+
+impl Open {
+    /// The one copy of these parameters.
+    fn shared(&mut self, initialize: &str) -> Arc<str> {
+        match self.parameters.get(initialize) {
+            Some(known) => known.clone(),
+            None => {
+                let new: Arc<str> = initialize.into();
+                self.parameters.insert(new.clone());
+                new
+            }
+        }
+    }
+
+    /// Gives up some of the room, so that a full house does not look for room at each knock.
+    fn make_room(&mut self, surplus: usize) {
+        let mut order: Vec<(bool, u32, Uuid)> =
+            self.sessions.iter().map(|(id, session)| (session.used, session.used_at, *id)).collect();
+        order.sort_unstable();
+        tracing::warn!(
+            sessions = order.len(),
+            "{} sessions are in memory, the most there may be; giving up {surplus}",
+            order.len()
+        );
+        for (_, _, id) in order.into_iter().take(surplus) {
+            self.sessions.remove(&id);
+        }
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        self.parameters.retain(|parameters| Arc::strong_count(parameters) > 1);
+        if self.sessions.capacity() > 4 * self.sessions.len().max(1024) {
+            self.sessions.shrink_to_fit();
+        }
+    }
+}
+
+/// rmcp asks here when a request names a session that it has no service for. Whose the session is has been checked by then.
 #[async_trait::async_trait]
 impl SessionStore for Sessions {
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
@@ -166,7 +349,7 @@ impl SessionStore for Sessions {
     }
 
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
-        self.close(id);
+        self.close(id).await;
         Ok(())
     }
 }
@@ -176,42 +359,53 @@ mod tests {
     use super::*;
 
     const INITIALIZE: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test","version":"1"}}"#;
+    const NOBODY: Principal = Principal::anonymous();
 
     #[tokio::test]
     async fn a_session_is_what_its_initialize_said() {
         let sessions = Sessions::new(SessionLimits::default());
-        let id = sessions.open(INITIALIZE).to_string();
-        assert!(sessions.touch(&id));
-        assert!(!sessions.touch("nonsense"));
+        let id = sessions.open(INITIALIZE, &NOBODY).await.to_string();
+        assert_eq!(sessions.touch(&id, &NOBODY).await, Found::Open);
+        assert_eq!(sessions.touch("nonsense", &NOBODY).await, Found::No);
         let state = sessions.load(&id).await.unwrap().unwrap();
         assert_eq!(state.initialize_params.client_info.name, "test");
         sessions.delete(&id).await.unwrap();
-        assert!(!sessions.touch(&id));
+        assert_eq!(sessions.touch(&id, &NOBODY).await, Found::No);
         assert!(sessions.load(&id).await.unwrap().is_none());
     }
 
-    #[test]
-    fn a_flood_of_initialize_takes_bounded_room_and_spares_used_sessions() {
+    #[tokio::test]
+    async fn a_session_is_its_principals_alone() {
+        let sessions = Sessions::new(SessionLimits::default());
+        let (ada, eve) = (Principal::named("ada"), Principal::named("eve"));
+        let id = sessions.open(INITIALIZE, &ada).await.to_string();
+        assert_eq!(sessions.touch(&id, &eve).await, Found::No);
+        assert_eq!(sessions.touch(&id, &NOBODY).await, Found::No);
+        assert_eq!(sessions.touch(&id, &ada).await, Found::Open);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_initialize_takes_bounded_room_and_spares_used_sessions() {
         let sessions = Sessions::new(SessionLimits { most: 100, ..SessionLimits::default() });
-        let used = sessions.open(INITIALIZE).to_string();
-        assert!(sessions.touch(&used));
+        let used = sessions.open(INITIALIZE, &NOBODY).await.to_string();
+        assert_eq!(sessions.touch(&used, &NOBODY).await, Found::Open);
         for _ in 0..1000 {
-            sessions.open(INITIALIZE);
+            sessions.open(INITIALIZE, &NOBODY).await;
         }
         assert!(sessions.count() <= 100);
-        assert!(sessions.touch(&used));
+        assert_eq!(sessions.touch(&used, &NOBODY).await, Found::Open);
         assert_eq!(sessions.lock().parameters.len(), 1);
     }
 
-    #[test]
-    fn unused_sessions_are_reaped_first() {
+    #[tokio::test]
+    async fn unused_sessions_are_reaped_first() {
         let sessions = Sessions::new(SessionLimits { unused: Duration::ZERO, ..SessionLimits::default() });
-        let used = sessions.open(INITIALIZE).to_string();
-        assert!(sessions.touch(&used));
-        sessions.open(INITIALIZE);
+        let used = sessions.open(INITIALIZE, &NOBODY).await.to_string();
+        assert_eq!(sessions.touch(&used, &NOBODY).await, Found::Open);
+        sessions.open(INITIALIZE, &NOBODY).await;
         sessions.reap();
         assert_eq!(sessions.count(), 1);
-        assert!(sessions.close(&used));
+        assert!(sessions.close(&used).await);
         sessions.reap();
         assert!(sessions.lock().parameters.is_empty());
     }

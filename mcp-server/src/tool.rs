@@ -228,6 +228,11 @@ impl Description {
         tool
     }
 
+    /// Whether calling it again with the same arguments does no harm.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.annotations.read_only_hint == Some(true) || self.annotations.idempotent_hint == Some(true)
+    }
+
     /// Whether arguments must also come as headers, `x-mcp-header` in the schema (2026-07-28). rmcp compares the two.
     pub(crate) fn wants_headers(&self) -> bool {
         fn annotated(value: &serde_json::Value) -> bool {

@@ -18,9 +18,18 @@ use super::{DatabaseError, Direct, Pooler};
 pub struct Session {
     client: Client,
     driver: JoinHandle<()>,
-    notifications: mpsc::UnboundedReceiver<String>,
+    notifications: mpsc::UnboundedReceiver<Notification>,
     pooler: Pooler,
     patience: Duration,
+}
+
+/// What somebody told all who listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// Where it was told.
+    pub channel: String,
+    /// What was told.
+    pub payload: String,
 }
 
 /// The server may have died silently: past its own statement timeout it gets this long to say so.
@@ -42,7 +51,8 @@ impl Session {
             while let Some(Ok(message)) = messages.next().await {
                 if let AsyncMessage::Notification(notification) = message {
                     // Nobody listens once the session is dropped, and then this task ends as well.
-                    let _ = heard.send(notification.payload().to_owned());
+                    let (channel, payload) = (notification.channel().to_owned(), notification.payload().to_owned());
+                    let _ = heard.send(Notification { channel, payload });
                 }
             }
         });
@@ -106,13 +116,13 @@ impl Session {
         Ok(stream.map_err(|error| DatabaseError::from_statement(&error)))
     }
 
-    /// The next notification's payload; `None` once the connection is gone.
-    pub async fn notified(&mut self) -> Option<String> {
+    /// The next notification; `None` once the connection is gone.
+    pub async fn notified(&mut self) -> Option<Notification> {
         self.notifications.recv().await
     }
 
     /// A notification that has already arrived.
-    pub fn notified_already(&mut self) -> Option<String> {
+    pub fn notified_already(&mut self) -> Option<Notification> {
         self.notified().now_or_never().flatten()
     }
 

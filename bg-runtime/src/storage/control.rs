@@ -6,17 +6,17 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::flag::Flags;
 use super::migration::{Migration, MigrationError, too_new};
 use super::phase::Phase;
 use crate::color::Color;
-use crate::database::{Connection, Database, DatabaseError, Parameter, Row, Session, SqlState, Type};
+use crate::database::{Connection, Database, DatabaseError, Notification, Parameter, Row, Session, SqlState, Type};
 
 /// The tables. Every statement can run again; they run under the coordinator's lock.
 pub(super) const TABLES: &str = r#"
@@ -66,7 +66,9 @@ CREATE TABLE IF NOT EXISTS mcp_replicas (
     version text NOT NULL,
     knows text[] NOT NULL,
     epoch_seen bigint NOT NULL,
-    seen_at timestamptz NOT NULL DEFAULT now()
+    seen_at timestamptz NOT NULL DEFAULT now(),
+    -- Whether it holds an advisory lock while it lives, so that its death is seen at once and not by its silence.
+    holds_lock boolean NOT NULL DEFAULT false
 );
 CREATE TABLE IF NOT EXISTS mcp_flags (
     name text COLLATE "C" PRIMARY KEY,
@@ -87,6 +89,10 @@ const POLL: Duration = Duration::from_secs(5);
 
 /// A replica that has not said for this long that it lives does not. Three polls, so that one slow one kills nobody.
 pub(super) const LIVE: &str = "interval '15 seconds'";
+
+/// The first half of the advisory locks that replicas hold while they live; the second is made of the instance's name. The
+/// number is the first four bytes of SHA-256("mcp_replicas").
+const LIFE_LOCK: i32 = 0x2772_82c8;
 
 /// Who a replica is, as the others see it in `mcp_replicas`.
 #[derive(Clone, Debug)]
@@ -125,6 +131,16 @@ struct Inner {
     epoch: AtomicI64,
     snapshot: watch::Sender<Arc<Snapshot>>,
     poke: Notify,
+    ears: Mutex<Vec<(&'static str, mpsc::UnboundedSender<Heard>)>>,
+}
+
+/// What an ear hears; see [`Control::hear`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Somebody told this.
+    Told(String),
+    /// Nobody listened for a while, so something may have been missed.
+    Missed,
 }
 
 // === impl Replica ===
@@ -161,7 +177,15 @@ impl Control {
         // Different for each replica and each of its lives; it is a name and not a secret.
         let instance = format!("{:016x}-{}", RandomState::new().build_hasher().finish(), std::process::id());
         let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
-        let inner = Inner { database, replica, instance, epoch: AtomicI64::new(0), snapshot, poke: Notify::new() };
+        let inner = Inner {
+            database,
+            replica,
+            instance,
+            epoch: AtomicI64::new(0),
+            snapshot,
+            poke: Notify::new(),
+            ears: Mutex::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -208,6 +232,34 @@ impl Control {
         too_new(self.snapshot().phases(), &self.inner.replica.knows)
     }
 
+    /// What is told on a channel of PostgreSQL's, on the connection that [`follow`](Self::follow) has anyway. Ask before it
+    /// follows: a later one is heard from the next connection on. Through a transaction pooler nothing is heard.
+    #[must_use]
+    pub fn hear(&self, channel: &'static str) -> mpsc::UnboundedReceiver<Heard> {
+        let (ear, heard) = mpsc::unbounded_channel();
+        self.inner.ears.lock().unwrap_or_else(PoisonError::into_inner).push((channel, ear));
+        heard
+    }
+
+    /// Whether a replica lives: at once where it holds a lock, else by what it said within the last 15 seconds. A replica
+    /// that lost its connection for a moment may be taken for dead.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn lives(&self, instance: &str) -> Result<bool, DatabaseError> {
+        if instance == self.inner.instance {
+            return Ok(true);
+        }
+        let lives = "SELECT CASE WHEN holds_lock THEN EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+             AND classid = $2::int::oid AND objid::bigint = (hashtext(instance)::bigint & 4294967295) AND objsubid = 2) \
+             ELSE seen_at > now() - interval '15 seconds' END FROM mcp_replicas WHERE instance = $1";
+        let parameters = [(&instance as _, Type::TEXT), (&LIFE_LOCK as _, Type::INT4)];
+        let row = self.inner.database.get().await?.query_opt(lives, &parameters).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
+    }
+
     /// Takes note of an epoch that an answer carried. A greater one than the view's is looked up soon.
     pub fn saw(&self, epoch: i64) {
         if epoch > self.inner.epoch.load(Ordering::Relaxed) {
@@ -222,7 +274,7 @@ impl Control {
     /// See [`DatabaseError`].
     pub async fn refresh(&self) -> Result<(), DatabaseError> {
         let connection = self.inner.database.get().await?;
-        self.look(&connection).await
+        self.look(&connection, false).await
     }
 
     /// Keeps the view fresh and says that this replica lives, until it is dropped. Losing the database is survived.
@@ -256,22 +308,57 @@ impl Control {
 
     async fn follow_on_one_connection(&self) -> Result<(), DatabaseError> {
         let mut session = self.inner.database.session().await?;
-        if session.is_direct() {
-            session.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        let holds_lock = session.is_direct();
+        if holds_lock {
+            let ears = self.ears();
+            let listen: String = ears.iter().map(|(channel, _)| format!("LISTEN {channel};")).collect();
+            session.batch_execute(&format!("LISTEN {CHANNEL}; {listen}")).await?;
+            // Shared, because a connection that was lost may hold it for a while longer.
+            let live = "SELECT pg_advisory_lock_shared($1, hashtext($2))";
+            session.query(live, &[(&LIFE_LOCK, Type::INT4), (&self.inner.instance, Type::TEXT)]).await?;
+            for (_, ear) in ears {
+                let _ = ear.send(Heard::Missed);
+            }
         }
         loop {
             // Whatever is told from here on is looked up in the next round, so nothing falls between.
-            while session.notified_already().is_some() {}
-            self.look(&session).await?;
-            tokio::select! {
-                heard = session.notified() => if heard.is_none() { return Ok(()) },
-                () = self.inner.poke.notified() => {}
-                () = tokio::time::sleep(POLL) => {}
+            while let Some(notification) = session.notified_already() {
+                self.tell(notification);
+            }
+            self.look(&session, holds_lock).await?;
+            let deadline = tokio::time::sleep(POLL);
+            tokio::pin!(deadline);
+            loop {
+                tokio::select! {
+                    heard = session.notified() => match heard {
+                        None => return Ok(()),
+                        Some(notification) => if self.tell(notification) { break },
+                    },
+                    () = self.inner.poke.notified() => break,
+                    () = &mut deadline => break,
+                }
             }
         }
     }
 
-    async fn look(&self, asked: &impl Ask) -> Result<(), DatabaseError> {
+    fn ears(&self) -> Vec<(&'static str, mpsc::UnboundedSender<Heard>)> {
+        self.inner.ears.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Passes a notification on. Whether it is about phases and flags.
+    fn tell(&self, notification: Notification) -> bool {
+        if notification.channel == CHANNEL {
+            return true;
+        }
+        for (channel, ear) in self.ears() {
+            if channel == notification.channel {
+                let _ = ear.send(Heard::Told(notification.payload.clone()));
+            }
+        }
+        false
+    }
+
+    async fn look(&self, asked: &impl Ask, holds_lock: bool) -> Result<(), DatabaseError> {
         // One statement sees one epoch with what belongs to it.
         let read = "SELECT epoch, \
              (SELECT coalesce(json_object_agg(name, phase)::text, '{}') FROM mcp_migrations WHERE phase IS NOT NULL), \
@@ -289,14 +376,17 @@ impl Control {
         let epoch = self.inner.epoch.load(Ordering::Relaxed);
         asked
             .ask(
-                "INSERT INTO mcp_replicas (instance, color, version, knows, epoch_seen) VALUES ($1, $2, $3, $4, $5) \
-                 ON CONFLICT (instance) DO UPDATE SET epoch_seen = excluded.epoch_seen, seen_at = now()",
+                // What looks on a connection of the pool says nothing of the lock, which another connection may hold.
+                "INSERT INTO mcp_replicas (instance, color, version, knows, epoch_seen, holds_lock) \
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (instance) DO UPDATE \
+                 SET epoch_seen = excluded.epoch_seen, seen_at = now(), holds_lock = mcp_replicas.holds_lock OR excluded.holds_lock",
                 &[
                     (&self.inner.instance, Type::TEXT),
                     (&color, Type::TEXT),
                     (&replica.version, Type::TEXT),
                     (&replica.knows, Type::TEXT_ARRAY),
                     (&epoch, Type::INT8),
+                    (&holds_lock, Type::BOOL),
                 ],
             )
             .await?;

@@ -4,15 +4,14 @@
 //! with sessions when the request names one, the one without otherwise. Clients that ask for less than the transport wants
 //! (curl, a smoke test) are helped into it, and get plain JSON back.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt, Full, Limited, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, Limited};
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest};
 use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService,
-    session::{SessionManager, local::LocalSessionManager, never::NeverSessionManager},
+    StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
 use serde_json::value::RawValue;
 
@@ -21,10 +20,16 @@ use super::{
     envelope::{self, Envelope},
     lean::{self, Lean, SESSION_ID},
     protocol::Protocol,
+    served::Served,
 };
-use crate::http::{
-    body::{Payload, json},
-    origin::Allowed,
+use crate::{
+    authentication::Authentication,
+    extract::Principal,
+    http::{
+        body::{Payload, json},
+        origin::Allowed,
+    },
+    sessions::streams::Streams,
 };
 
 /// JSON-RPC batches were part of 2025-03-26 and before. More messages than this in one is not a client.
@@ -37,18 +42,22 @@ const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 pub(crate) struct Door {
     server: Arc<Server>,
     allowed: Arc<Allowed>,
+    authentication: Authentication,
     body_limit: usize,
-    manager: Arc<LocalSessionManager>,
-    /// Who may wake a session up; see [`Door::in_session`].
-    turns: [tokio::sync::Mutex<()>; 64],
-    with_sessions: StreamableHttpService<Protocol, LocalSessionManager>,
+    served: Arc<Served>,
     without_sessions: StreamableHttpService<Protocol, NeverSessionManager>,
 }
 
 type Answer = Response<Payload>;
 
 impl Door {
-    pub(crate) fn new(server: Arc<Server>, allowed: Arc<Allowed>, body_limit: usize) -> Self {
+    pub(crate) fn new(
+        server: Arc<Server>,
+        allowed: Arc<Allowed>,
+        authentication: Authentication,
+        body_limit: usize,
+        streams: Option<Arc<Streams>>,
+    ) -> Self {
         let mut config = StreamableHttpServerConfig::default()
             // Host and origin have been checked by then; see `Allowed`.
             .disable_allowed_hosts()
@@ -56,19 +65,23 @@ impl Door {
             .with_cancellation_token(server.lifecycle.cut().clone());
         config.session_store = Some(server.sessions.clone());
         let stateless = config.clone().with_legacy_session_mode(false).with_json_response(true);
-        let manager = Arc::new(LocalSessionManager::default());
-        let (of_session, without) = (server.clone(), server.clone());
-        let of_session = move || Ok(Protocol::of_session(of_session.clone()));
-        let without = move || Ok(Protocol::stateless(without.clone()));
+        let without = {
+            let server = server.clone();
+            move || Ok(Protocol::stateless(server.clone()))
+        };
         Self {
-            with_sessions: StreamableHttpService::new(of_session, manager.clone(), config),
+            served: Arc::new(Served::new(server.clone(), config, streams)),
             without_sessions: StreamableHttpService::new(without, Arc::default(), stateless),
-            manager,
-            turns: std::array::from_fn(|_| Default::default()),
             server,
             allowed,
+            authentication,
             body_limit,
         }
+    }
+
+    /// The sessions that rmcp serves.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        self.served.clone()
     }
 
     /// Answers one HTTP request.
@@ -82,9 +95,10 @@ impl Door {
             Ok(origin) => origin,
             Err(refusal) => return *refusal,
         };
+        let principal = self.authentication.principal(&parts.headers);
         let mut answer = match parts.method {
-            Method::POST => self.post(parts, body).await,
-            Method::GET | Method::DELETE => self.stream_or_end(parts).await,
+            Method::POST => self.post(parts, &principal, body).await,
+            Method::GET | Method::DELETE => self.stream_or_end(parts, &principal).await,
             Method::OPTIONS => crate::http::origin::preflight(),
             _ => {
                 let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, error(None, envelope::INVALID_REQUEST, "use POST"));
@@ -98,7 +112,7 @@ impl Door {
         answer
     }
 
-    async fn post<B>(&self, parts: Parts, body: B) -> Answer
+    async fn post<B>(&self, parts: Parts, principal: &Principal, body: B) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -112,9 +126,9 @@ impl Door {
             Err(refusal) => return refusal,
         };
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-            return self.batch(parts, &body).await;
+            return self.batch(parts, principal, &body).await;
         }
-        self.message(parts, body).await
+        self.message(parts, principal, body).await
     }
 
     async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Answer>
@@ -141,14 +155,14 @@ impl Door {
     }
 
     /// One message of a body that held one.
-    async fn message(&self, parts: Parts, body: Bytes) -> Answer {
+    async fn message(&self, parts: Parts, principal: &Principal, body: Bytes) -> Answer {
         let envelope = match Envelope::read(&body) {
             Ok(envelope) => envelope,
             Err(malformed) => return json(StatusCode::BAD_REQUEST, error(None, malformed.code, &malformed.message)),
         };
-        match lean::answer(&self.server, &parts.headers, &envelope).await {
+        match lean::answer(&self.server, &parts.headers, principal, &envelope).await {
             Lean::Answer { status, body, session } => {
-                let mut answer = json(status, body);
+                let mut answer = answered(status, body);
                 if let Some(session) = session {
                     let mut text = uuid::Uuid::encode_buffer();
                     let value =
@@ -157,23 +171,22 @@ impl Door {
                 }
                 answer
             }
-            Lean::Elsewhere => self.elsewhere(parts, &body, &envelope).await,
+            Lean::Elsewhere => self.elsewhere(parts, principal, &body, &envelope).await,
         }
     }
 
     /// What the lean path left.
-    async fn elsewhere(&self, mut parts: Parts, body: &Bytes, envelope: &Envelope<'_>) -> Answer {
+    async fn elsewhere(&self, mut parts: Parts, principal: &Principal, body: &Bytes, envelope: &Envelope<'_>) -> Answer {
         let id = envelope.id.map(RawValue::get);
         let stateless = parts.headers.get(lean::PROTOCOL_VERSION).is_some_and(|version| version.as_bytes() >= &b"2026"[..]);
         let in_session = parts.headers.contains_key(SESSION_ID) && !stateless;
         if in_session {
-            if let Some(Lean::Answer { status, body, .. }) =
-                lean::unknown_session(&self.server, &parts.headers, id.unwrap_or("null"))
-            {
-                return json(status, body);
+            let refusal = lean::unknown_session(&self.server, &parts.headers, principal, id.unwrap_or("null")).await;
+            if let Some(Lean::Answer { status, body, .. }) = refusal {
+                return answered(status, body);
             }
             // A session without a service has nothing that a notification could reach, and gets none built for it.
-            if id.is_none() && envelope.method.is_some() && !self.is_served(&parts.headers).await {
+            if id.is_none() && envelope.method.is_some() && !self.served.is_served(&parts.headers).await {
                 return accepted();
             }
         } else if id.is_none() && envelope.method.is_some() {
@@ -190,59 +203,51 @@ impl Door {
         let wants_stream = names(&parts.headers, "text/event-stream");
         parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = Request::from_parts(parts, Full::new(body.clone()));
+        // rmcp hands it on to the handlers with the rest of the head.
+        parts.extensions.insert(principal.clone());
         let method = envelope.method.as_deref().unwrap_or("response");
         let started = std::time::Instant::now();
-        let answer = if in_session { self.in_session(request).await } else { self.without_sessions.handle(request).await };
+        let answer = if in_session && needs_session(method) {
+            self.served.post(parts, body.clone()).await
+        } else {
+            parts.headers.remove(SESSION_ID);
+            let answer = self.without_sessions.handle(Request::from_parts(parts, Full::new(body.clone()))).await;
+            answer.map(|body| Payload::Body(axum::body::Body::new(body)))
+        };
         if method != "tools/call" && id.is_some() {
             self.server.operations.other.record(started.elapsed(), crate::telemetry::metrics::Outcome::Ok);
         }
-        let answer = answer.map(|body| Payload::Body(axum::body::Body::new(body)));
         match id {
             Some(id) if !wants_stream && is_stream(answer.headers()) => without_stream(answer, id).await,
             _ => answer,
         }
     }
 
-    /// Hands a request of a session to rmcp. rmcp shows a service that it has just built for a session to everybody before
-    /// that service has seen its `initialize`, and another request that gets there first ends it (3.11: "Session service
-    /// terminated"). Clients do open their stream and ask something at the same time. So whoever finds a session without
-    /// service goes alone, and the others of that session wait until it is there.
-    async fn in_session(&self, request: Request<Full<Bytes>>) -> Response<BoxBody<Bytes, Infallible>> {
-        let session = request.headers().get(SESSION_ID).map(HeaderValue::as_bytes).unwrap_or_default();
-        let turn = session.iter().fold(0_usize, |turn, byte| turn.wrapping_mul(31).wrapping_add((*byte).into()));
-        let alone = self.turns[turn % self.turns.len()].lock().await;
-        if self.is_served(request.headers()).await {
-            drop(alone);
-        }
-        self.with_sessions.handle(request).await
-    }
-
-    /// Whether rmcp has a service running for the session that the request names.
-    async fn is_served(&self, headers: &HeaderMap) -> bool {
-        let Some(session) = headers.get(SESSION_ID).and_then(|session| session.to_str().ok()) else { return false };
-        matches!(self.manager.has_session(&session.to_owned().into()).await, Ok(true))
-    }
-
     /// GET opens a session's own stream, DELETE ends the session. Both are of older revisions.
-    async fn stream_or_end(&self, parts: Parts) -> Answer {
+    async fn stream_or_end(&self, mut parts: Parts, principal: &Principal) -> Answer {
         let named = parts.headers.contains_key(SESSION_ID);
-        if named && let Some(Lean::Answer { status, body, .. }) = lean::unknown_session(&self.server, &parts.headers, "null") {
-            return json(status, body);
+        if named
+            && let Some(Lean::Answer { status, body, .. }) =
+                lean::unknown_session(&self.server, &parts.headers, principal, "null").await
+        {
+            return answered(status, body);
         }
-        let service_needed = parts.method == Method::GET || !named || self.is_served(&parts.headers).await;
-        if !service_needed {
+        parts.extensions.insert(principal.clone());
+        if parts.method == Method::GET {
+            return self.served.stream(parts).await;
+        }
+        if named && !self.served.is_served(&parts.headers).await {
             if let Some(session) = parts.headers.get(SESSION_ID).and_then(|session| session.to_str().ok()) {
-                self.server.sessions.close(session);
+                self.server.sessions.close(session).await;
             }
             return accepted();
         }
-        let answer = self.in_session(Request::from_parts(parts, Full::default())).await;
+        let answer = self.served.ask(Request::from_parts(parts, Full::default())).await;
         answer.map(|body| Payload::Body(axum::body::Body::new(body)))
     }
 
     /// Several messages in one body: each answered as if it had come alone, the answers in one array.
-    async fn batch(&self, parts: Parts, body: &Bytes) -> Answer {
+    async fn batch(&self, parts: Parts, principal: &Principal, body: &Bytes) -> Answer {
         let refuse = |code, words: &str| json(StatusCode::BAD_REQUEST, error(None, code, words));
         let version = parts.headers.get(lean::PROTOCOL_VERSION).map(HeaderValue::as_bytes);
         if version.is_some_and(|version| version > b"2025-03-26".as_slice()) {
@@ -262,7 +267,7 @@ impl Door {
         for message in messages {
             let mut parts = parts.clone();
             parts.headers.remove(header::ACCEPT);
-            let answer = self.message(parts, Bytes::copy_from_slice(message.get().as_bytes())).await;
+            let answer = self.message(parts, principal, Bytes::copy_from_slice(message.get().as_bytes())).await;
             let body = match answer.into_body() {
                 Payload::Bytes(body) => body,
                 other => axum::body::to_bytes(other.into_body(), usize::MAX).await.unwrap_or_default(),
@@ -280,6 +285,35 @@ impl Door {
         out.push(b']');
         json(StatusCode::OK, Bytes::from(out))
     }
+}
+
+/// Whether a method, or a client's answer to a question of ours, reaches what a session's service holds. The others are
+/// answered as if there were no session, which needs no service and no stream.
+fn needs_session(method: &str) -> bool {
+    const WITHOUT: [&str; 7] = [
+        "tools/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "prompts/list",
+        "completion/complete",
+        "ping",
+    ];
+    !WITHOUT.contains(&method)
+}
+
+/// An answer that rmcp has no part in.
+fn answered(status: StatusCode, body: Payload) -> Answer {
+    let mut answer = json(status, body);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer
+}
+
+/// The database is away for a moment. The client should come again, and keep its session.
+pub(crate) fn unavailable(id: &str) -> Answer {
+    answered(StatusCode::SERVICE_UNAVAILABLE, lean::not_looked_up(id))
 }
 
 /// Whether rmcp would not recognize the message for what it is. It takes a known method with parameters that do not fit for

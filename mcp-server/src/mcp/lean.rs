@@ -22,6 +22,7 @@ use crate::{
     extract::{Call, Principal},
     http::body::Payload,
     reply::{Writer, Written},
+    sessions::Found,
     telemetry::{context, metrics::Outcome},
     tool,
 };
@@ -80,11 +81,11 @@ struct Meta<'a> {
 }
 
 /// Answers a request, if it is one the lean path recognizes.
-pub(crate) async fn answer(server: &Server, headers: &HeaderMap, envelope: &Envelope<'_>) -> Lean {
+pub(crate) async fn answer(server: &Server, headers: &HeaderMap, principal: &Principal, envelope: &Envelope<'_>) -> Lean {
     let (Some(id), Some(method)) = (envelope.id, envelope.method.as_deref()) else { return Lean::Elsewhere };
     let id = id.get();
     if method == "initialize" {
-        return initialize(server, headers, id, envelope.params);
+        return initialize(server, headers, principal, id, envelope.params).await;
     }
     if !matches!(method, "tools/call" | "tools/list" | "ping" | "server/discover") {
         return Lean::Elsewhere;
@@ -96,13 +97,13 @@ pub(crate) async fn answer(server: &Server, headers: &HeaderMap, envelope: &Enve
     };
     let Some(era) = era(headers, method, &params) else { return Lean::Elsewhere };
     if era == Era::Handshake
-        && let Some(refusal) = unknown_session(server, headers, id)
+        && let Some(refusal) = unknown_session(server, headers, principal, id).await
     {
         return refusal;
     }
     let started = Instant::now();
     let (operation, result) = match (method, era) {
-        ("tools/call", _) => return call(server, headers, era, id, &params, started).await,
+        ("tools/call", _) => return call(server, headers, principal, era, id, &params, started).await,
         ("tools/list", _) if params.cursor.is_some() => return Lean::Elsewhere,
         ("tools/list", _) if server.config.capabilities.tools.is_none() => return Lean::Elsewhere,
         ("tools/list", Era::Handshake) => (&server.operations.list, &server.encoded.tools),
@@ -152,27 +153,40 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     values.next().is_none().then_some(value.as_bytes())
 }
 
-/// The refusal of a request that names a session we do not have. 404 is what tells a client to initialize again.
-pub(crate) fn unknown_session(server: &Server, headers: &HeaderMap, id: &str) -> Option<Lean> {
+/// The refusal of a request that names a session we do not have. 404 is what tells a client to initialize again, so it is
+/// never said for a database that is away.
+pub(crate) async fn unknown_session(server: &Server, headers: &HeaderMap, principal: &Principal, id: &str) -> Option<Lean> {
     let session = headers.get(SESSION_ID)?;
-    if session.to_str().is_ok_and(|session| server.sessions.touch(session)) {
-        return None;
-    }
-    let message = "session not found; initialize again";
-    let body = envelope::error(Some(id), envelope::SESSION_NOT_FOUND, message, None);
-    Some(Lean::Answer { status: StatusCode::NOT_FOUND, body: body.into(), session: None })
+    let found = match session.to_str() {
+        Ok(session) => server.sessions.touch(session, principal).await,
+        Err(_) => Found::No,
+    };
+    let (status, body) = match found {
+        Found::Open => return None,
+        Found::No => {
+            let message = "session not found; initialize again";
+            (StatusCode::NOT_FOUND, envelope::error(Some(id), envelope::SESSION_NOT_FOUND, message, None).into())
+        }
+        Found::Unknown => (StatusCode::SERVICE_UNAVAILABLE, not_looked_up(id)),
+    };
+    Some(Lean::Answer { status, body, session: None })
+}
+
+pub(crate) fn not_looked_up(id: &str) -> Payload {
+    let message = "the session cannot be looked up at the moment; try again";
+    envelope::error(Some(id), envelope::INTERNAL_ERROR, message, Some(r#"{"retryable":true}"#)).into()
 }
 
 /// Opens a session. It is nothing but what the client said here; see [`crate::sessions`].
-fn initialize(server: &Server, headers: &HeaderMap, id: &str, params: Option<&RawValue>) -> Lean {
+async fn initialize(server: &Server, headers: &HeaderMap, principal: &Principal, id: &str, params: Option<&RawValue>) -> Lean {
     let started = Instant::now();
     if headers.contains_key(SESSION_ID) || headers.get(METHOD).is_some_and(|method| method != "initialize") {
         return Lean::Elsewhere;
     }
     let Some(params) = params else { return Lean::Elsewhere };
     // Read by rmcp's own type, because rmcp will read it again when it restores the session.
-    let Ok(asked) = serde_json::from_str::<InitializeRequestParams>(params.get()) else { return Lean::Elsewhere };
-    let asked = asked.protocol_version.as_str();
+    let Ok(mut parameters) = serde_json::from_str::<InitializeRequestParams>(params.get()) else { return Lean::Elsewhere };
+    let asked = parameters.protocol_version.as_str();
     if headers.get(PROTOCOL_VERSION).is_some_and(|header| header != asked) {
         return Lean::Elsewhere;
     }
@@ -186,12 +200,27 @@ fn initialize(server: &Server, headers: &HeaderMap, id: &str, params: Option<&Ra
     out.extend_from_slice(b"\",");
     out.extend_from_slice(server.encoded.initialize.as_bytes());
     out.extend_from_slice(b"}}");
-    let session = server.sessions.open(params.get());
+    // A build that speaks other revisions must not choose another one when the session comes to it.
+    let session = if asked == version {
+        server.sessions.open(params.get(), principal).await
+    } else {
+        parameters.protocol_version = ProtocolVersion::LATEST_WITH_INITIALIZE;
+        let agreed = serde_json::to_string(&parameters).expect("parameters that were read can be written");
+        server.sessions.open(&agreed, principal).await
+    };
     server.operations.initialize.record(started.elapsed(), Outcome::Ok);
     Lean::Answer { status: StatusCode::OK, body: Bytes::from(out).into(), session: Some(session) }
 }
 
-async fn call(server: &Server, headers: &HeaderMap, era: Era, id: &str, params: &Params<'_>, started: Instant) -> Lean {
+async fn call(
+    server: &Server,
+    headers: &HeaderMap,
+    principal: &Principal,
+    era: Era,
+    id: &str,
+    params: &Params<'_>,
+    started: Instant,
+) -> Lean {
     // A client that answers a request for input, or wants a task, speaks to rmcp.
     if params.input_responses.is_some() || params.request_state.is_some() || params.task.is_some() {
         return Lean::Elsewhere;
@@ -203,8 +232,7 @@ async fn call(server: &Server, headers: &HeaderMap, era: Era, id: &str, params: 
     if route.needs_peer || !arguments.starts_with('{') {
         return Lean::Elsewhere;
     }
-    let principal = Principal::anonymous();
-    let call = Call { arguments, meta: params.meta, principal: &principal, release: &server.release, peer: None };
+    let call = Call { arguments, meta: params.meta, principal, release: &server.release, peer: None };
     let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
     let origin = Origin { headers, id };
     let written =

@@ -1,25 +1,21 @@
 //! rmcp's handler: the same tools, resources and prompts for whatever the lean path does not answer.
 
-use std::{
-    borrow::Cow,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures_util::FutureExt;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod, CompleteRequestParams,
-        CompleteResult, CompletionInfo, ConstString, DiscoverResult, GetPromptRequestMethod, GetPromptRequestParams,
+        CompleteResult, CompletionInfo, ConstString, DiscoverResult, Extensions, GetPromptRequestMethod, GetPromptRequestParams,
         GetPromptResponse, ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesRequestMethod,
         ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult, ListToolsRequestMethod, ListToolsResult,
         PaginatedRequestParams, ProtocolVersion, ReadResourceRequestMethod, ReadResourceRequestParams, ReadResourceResponse,
         Reference, ResultType, ServerCapabilities, ServerConfig, SubscribeRequestMethod, SubscribeRequestParams,
         SubscriptionFilter, Tool, UnsubscribeRequestMethod, UnsubscribeRequestParams,
     },
-    service::{RequestContext, SubscriptionContext},
+    service::{NotificationContext, RequestContext, SubscriptionContext},
+    transport::streamable_http_server::session::SessionRestoreMarker,
 };
 use serde_json::value::to_raw_value;
 
@@ -32,6 +28,7 @@ use crate::{
     extract::{Call, PeerCall, Principal},
     reply::{Writer, Written},
     resource::{Changes, Read, Resource},
+    sessions::Asked,
 };
 
 /// The server, as rmcp calls it: one per request, or one per session.
@@ -41,10 +38,9 @@ pub(crate) struct Protocol {
     session: Option<Arc<Session>>,
 }
 
-/// What a session asked for after its `initialize`.
+/// What this process does for a session. What the session asked for is in [`Sessions`](crate::sessions::Sessions).
 #[derive(Default)]
 struct Session {
-    log_level: Mutex<Option<LogLevel>>,
     subscriptions: Subscriptions,
 }
 
@@ -98,14 +94,14 @@ impl ServerHandler for Protocol {
         let meta = to_raw_value(&context.meta).map_err(|error| internal(&name, &error))?;
         let id = context.id.to_string();
         let is_stateless = is_stateless(&context);
-        let headers = context.extensions.get::<http::request::Parts>().map(|parts| parts.headers.clone()).unwrap_or_default();
+        let headers = of(&context, |parts| Some(parts.headers.clone())).unwrap_or_default();
+        let principal = of(&context, |parts| parts.extensions.get::<Principal>().cloned()).unwrap_or_default();
         let peer = PeerCall {
             log_level: self.log_level(&context),
             context,
             input_responses: request.input_responses,
             request_state: request.request_state,
         };
-        let principal = Principal::anonymous();
         let call = Call {
             arguments: arguments.get(),
             meta: Some(&meta),
@@ -240,12 +236,13 @@ impl ServerHandler for Protocol {
     async fn set_level(
         &self,
         request: rmcp::model::SetLevelRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         self.offers::<rmcp::model::SetLevelRequestMethod>(|capabilities| capabilities.logging.is_some())?;
         // Without a session there is no stream that a later line could go to either.
-        if let Some(session) = &self.session {
-            *session.log_level.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.level);
+        if let Some(session) = session_id(&context.extensions) {
+            let level = serde_json::to_value(request.level).ok().and_then(|level| level.as_str().map(str::to_owned));
+            self.server.sessions.ask(&session, |asked| asked.log_level = level).await;
         }
         Ok(())
     }
@@ -257,16 +254,34 @@ impl ServerHandler for Protocol {
         if !is_ours {
             return Err(no_resource(&request.uri));
         }
-        session.subscriptions.add(request.uri, changes, context.peer)
+        session.subscriptions.add(request.uri.clone(), changes, context.peer)?;
+        if let Some(session) = session_id(&context.extensions) {
+            let add = |asked: &mut Asked| {
+                if !asked.subscriptions.contains(&request.uri) {
+                    asked.subscriptions.push(request.uri);
+                }
+            };
+            self.server.sessions.ask(&session, add).await;
+        }
+        Ok(())
     }
 
-    async fn unsubscribe(
-        &self,
-        request: UnsubscribeRequestParams,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
+    async fn unsubscribe(&self, request: UnsubscribeRequestParams, context: RequestContext<RoleServer>) -> Result<(), ErrorData> {
         self.subscribable::<UnsubscribeRequestMethod>()?.1.subscriptions.remove(&request.uri);
+        if let Some(session) = session_id(&context.extensions) {
+            self.server.sessions.ask(&session, |asked| asked.subscriptions.retain(|uri| *uri != request.uri)).await;
+        }
         Ok(())
+    }
+
+    /// A session that comes from another process, or from idleness, hears again what it had subscribed to.
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        let (Some(changes), Some(session)) = (&self.server.changes, &self.session) else { return };
+        let Some(restored) = context.extensions.get::<SessionRestoreMarker>() else { return };
+        for uri in self.server.sessions.asked(restored.id.as_ref()).subscriptions {
+            // There were no more than there may be.
+            let _ = session.subscriptions.add(uri, changes, context.peer.clone());
+        }
     }
 }
 
@@ -308,8 +323,9 @@ impl Protocol {
         if is_stateless(context) {
             return context.meta.log_level();
         }
-        let session = self.session.as_deref()?;
-        Some(session.log_level.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(EVERYDAY))
+        let session = session_id(&context.extensions)?;
+        let asked = self.server.sessions.asked(&session).log_level;
+        Some(asked.and_then(|level| serde_json::from_value(level.into()).ok()).unwrap_or(EVERYDAY))
     }
 
     /// What 2026-07-28 wants in a result, and rmcp takes out again for older clients.
@@ -341,6 +357,17 @@ impl Protocol {
             }
         }
     }
+}
+
+/// Something of the head of the HTTP request that a call came in.
+fn of<T>(context: &RequestContext<RoleServer>, part: impl FnOnce(&http::request::Parts) -> Option<T>) -> Option<T> {
+    context.extensions.get::<http::request::Parts>().and_then(part)
+}
+
+/// The session that a request names.
+fn session_id(extensions: &Extensions) -> Option<String> {
+    let parts = extensions.get::<http::request::Parts>()?;
+    Some(parts.headers.get(lean::SESSION_ID)?.to_str().ok()?.to_owned())
 }
 
 /// Lists fit in one page, so no cursor was ever given out.

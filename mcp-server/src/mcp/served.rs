@@ -1,0 +1,336 @@
+//! What sessions ask of rmcp: calls that talk back, their streams, and the stream that a session hears on.
+//!
+//! What must stay true: a stream that broke is read on from any process, by its own session alone; a call whose process died
+//! is made again where its client comes next, if making it twice does no harm, and is told of otherwise.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyDataStream, BodyExt, Full, combinators::BoxBody};
+use rmcp::transport::streamable_http_server::{
+    StreamableHttpServerConfig, StreamableHttpService,
+    session::{SessionManager, local::LocalSessionManager},
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use tokio::{sync::mpsc, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    Server,
+    door::{self, is_stream},
+    envelope::{self, Envelope},
+    lean::SESSION_ID,
+    protocol::Protocol,
+};
+use crate::{
+    http::body::Payload,
+    sessions::streams::{Begun, Event, PAGE, Place, Streams},
+};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// How soon a client whose stream broke comes back. A balancer has noticed a dead process by then, or the client tries again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often a stream that is answered elsewhere is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// Below every proxy's idle timeout.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events on their way to a slow reader. More wait in the database.
+const WAITING: usize = 16;
+
+/// The sessions that rmcp serves here.
+pub(crate) struct Served {
+    server: Arc<Server>,
+    manager: Arc<LocalSessionManager>,
+    /// Who may wake a session up; see [`Served::ask`].
+    turns: [tokio::sync::Mutex<()>; 64],
+    service: StreamableHttpService<Protocol, LocalSessionManager>,
+    streams: Option<Arc<Streams>>,
+}
+
+type Answer = Response<Payload>;
+
+// === impl Served ===
+
+impl Served {
+    pub(crate) fn new(server: Arc<Server>, config: StreamableHttpServerConfig, streams: Option<Arc<Streams>>) -> Self {
+        let mut manager = LocalSessionManager::default();
+        manager.session_config.sse_retry = Some(RETRY);
+        if let Some(streams) = &streams {
+            manager = manager.with_event_store(streams.clone());
+        }
+        let manager = Arc::new(manager);
+        let of_session = {
+            let server = server.clone();
+            move || Ok(Protocol::of_session(server.clone()))
+        };
+        Self {
+            service: StreamableHttpService::new(of_session, manager.clone(), config),
+            server,
+            manager,
+            turns: std::array::from_fn(|_| Default::default()),
+            streams,
+        }
+    }
+
+    /// Whether rmcp has a service running for the session that the request names.
+    pub(crate) async fn is_served(&self, headers: &HeaderMap) -> bool {
+        let Some(session) = headers.get(SESSION_ID).and_then(|session| session.to_str().ok()) else { return false };
+        matches!(self.manager.has_session(&session.to_owned().into()).await, Ok(true))
+    }
+
+    /// Ends the services of sessions that ended, wherever that was.
+    pub(crate) async fn end_with_their_sessions(&self) {
+        let mut endings = self.server.sessions.endings();
+        loop {
+            match endings.recv().await {
+                Ok(session) => drop(self.manager.close_session(&session.to_string().into()).await),
+                // Those that were missed are refused at the door; their services end by themselves when they are idle.
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// A message of a session. The stream that answers a request is remembered before the client hears of it.
+    pub(crate) async fn post(&self, parts: Parts, body: Bytes) -> Answer {
+        let session = session_of(&parts.headers);
+        let answer = self.ask(Request::from_parts(parts, Full::new(body.clone()))).await;
+        let (Some(streams), Some(session), true) = (&self.streams, session, is_stream(answer.headers())) else {
+            return answer.map(|body| Payload::Body(Body::new(body)));
+        };
+        let (head, mut stream) = answer.into_parts();
+        // Its first event says where the stream begins.
+        let first = match stream.frame().await {
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            None | Some(Err(_)) => Bytes::new(),
+        };
+        if let (Some(place), Ok(request)) = (place_of(&first), std::str::from_utf8(&body))
+            && let Ok(id) = place.stream.parse()
+            && let Err(failure) = streams.begin(id, session, request).await
+        {
+            tracing::warn!(error = %failure, "a call cannot be taken over should this process die: {failure}");
+        }
+        let rest = BodyDataStream::new(stream);
+        Response::from_parts(head, Payload::Body(Body::from_stream(futures_util::stream::iter([Ok(first)]).chain(rest))))
+    }
+
+    /// GET: the session's own stream, or a broken one that is read on.
+    pub(crate) async fn stream(self: &Arc<Self>, mut parts: Parts) -> Answer {
+        let place = match parts.headers.remove(LAST_EVENT_ID).map(|id| id.to_str().ok().and_then(Place::parse)) {
+            None => None,
+            Some(Some(place)) => Some(place),
+            Some(None) => return unknown_event(),
+        };
+        let Some(place) = place else {
+            return self.ask(Request::from_parts(parts, Full::default())).await.map(|body| Payload::Body(Body::new(body)));
+        };
+        let (Some(streams), Some(session)) = (&self.streams, session_of(&parts.headers)) else { return unknown_event() };
+        if place.is_own_of(&session.to_string()) {
+            return self.own_stream(parts, streams, place).await;
+        }
+        let Ok(stream) = place.stream.parse() else { return unknown_event() };
+        match streams.find(stream, session).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return unknown_event(),
+            Err(failure) => {
+                tracing::warn!(error = %failure, "a stream could not be looked up: {failure}");
+                return door::unavailable("null");
+            }
+        }
+        let (out, events) = mpsc::channel(WAITING);
+        let follow = Follow { served: self.clone(), streams: streams.clone(), session, parts, out };
+        tokio::spawn(follow.run(place));
+        event_stream(futures_util::stream::unfold(events, async |mut events| Some((events.recv().await?, events))))
+    }
+
+    /// What a session missed of its own stream, and then what comes.
+    async fn own_stream(&self, parts: Parts, streams: &Streams, place: Place) -> Answer {
+        // Opened first: what comes in between is in both, and is left out once.
+        let answer = self.ask(Request::from_parts(parts, Full::default())).await;
+        if !is_stream(answer.headers()) {
+            return answer.map(|body| Payload::Body(Body::new(body)));
+        }
+        let missed = streams.after(&place).await.unwrap_or_default();
+        let last = missed.last().map_or(place.number, |event| event.number);
+        let missed: Vec<_> = missed.iter().map(|event| Ok::<_, Infallible>(text(&place.stream, event))).collect();
+        let rest = BodyDataStream::new(answer.into_body()).filter(move |frame| {
+            let again =
+                frame.as_ref().ok().and_then(|frame| place_of(frame)).is_some_and(|place| (1..=last).contains(&place.number));
+            std::future::ready(!again)
+        });
+        event_stream(futures_util::stream::iter(missed).chain(rest).map(|frame| match frame {
+            Ok(bytes) => bytes,
+            Err(never) => match never {},
+        }))
+    }
+
+    /// Hands a request of a session to rmcp. rmcp shows a service that it has just built for a session to everybody before
+    /// that service has seen its `initialize`, and another request that gets there first ends it (3.11: "Session service
+    /// terminated"). Clients do open their stream and ask something at the same time. So whoever finds a session without
+    /// service goes alone, and the others of that session wait until it is there.
+    pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Response<BoxBody<Bytes, Infallible>> {
+        let session = request.headers().get(SESSION_ID).map(HeaderValue::as_bytes).unwrap_or_default();
+        let turn = session.iter().fold(0_usize, |turn, byte| turn.wrapping_mul(31).wrapping_add((*byte).into()));
+        let alone = self.turns[turn % self.turns.len()].lock().await;
+        if self.is_served(request.headers()).await {
+            drop(alone);
+        }
+        self.service.handle(request).await
+    }
+
+    /// Whether making a request again does no harm.
+    fn is_repeatable(&self, request: &Envelope<'_>) -> bool {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            name: std::borrow::Cow<'a, str>,
+        }
+        match request.method.as_deref() {
+            Some("tools/call") => {
+                let named = request.params.and_then(|params| serde_json::from_str::<Named<'_>>(params.get()).ok());
+                named.and_then(|named| self.server.routes.get(&*named.name)).is_some_and(|route| route.is_repeatable)
+            }
+            Some("prompts/get") => true,
+            _ => false,
+        }
+    }
+}
+
+/// A stream being read on.
+struct Follow {
+    served: Arc<Served>,
+    streams: Arc<Streams>,
+    session: Uuid,
+    /// Of the request that reads on: its headers, and whose it is.
+    parts: Parts,
+    out: mpsc::Sender<Bytes>,
+}
+
+// === impl Follow ===
+
+impl Follow {
+    async fn run(self, mut place: Place) {
+        let mut said = Instant::now();
+        let mut was_away = false;
+        // Until the client goes, or the answer has come.
+        while !self.out.is_closed() {
+            match self.step(&mut place, &mut said).await {
+                Ok(true) => return,
+                Ok(false) => was_away = false,
+                Err(failure) => {
+                    if !std::mem::replace(&mut was_away, true) {
+                        tracing::warn!(error = %failure, "a stream is read on later: {failure}");
+                    }
+                }
+            }
+            if said.elapsed() > KEEP_ALIVE {
+                said = Instant::now();
+                let _ = self.out.send(Bytes::from_static(b":\n\n")).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.out.closed() => {}
+            }
+        }
+    }
+
+    /// Sends what there is, and sees to it that more comes. Whether that was all.
+    async fn step(&self, place: &mut Place, said: &mut Instant) -> Result<bool, bg_runtime::database::DatabaseError> {
+        let Ok(stream) = place.stream.parse() else { return Ok(true) };
+        // Asked first: an answer that comes after this is found below, or in the next step.
+        let begun = self.streams.find(stream, self.session).await?;
+        let lives = match &begun {
+            Some(begun) if begun.continued_by.is_none() && !begun.is_answered => self.streams.lives(begun).await?,
+            _ => true,
+        };
+        let events = self.streams.after(place).await?;
+        let are_more = events.len() as i64 == PAGE;
+        for event in events {
+            place.number = event.number;
+            *said = Instant::now();
+            if self.out.send(text(&place.stream, &event)).await.is_err() || event.is_answer {
+                return Ok(true);
+            }
+        }
+        match begun {
+            _ if are_more => {}
+            // Its time is over, and nobody will answer; or the client has seen the answer.
+            None | Some(Begun { is_answered: true, .. }) => return Ok(true),
+            Some(Begun { continued_by: Some(next), .. }) => *place = Place { stream: next.to_string(), number: 0 },
+            Some(begun) if !lives && self.streams.claim(stream, &begun).await? => self.take_over(stream, &begun).await?,
+            Some(_) => {}
+        }
+        Ok(false)
+    }
+
+    /// Makes the request again. What comes of it is a stream of its own, which the broken one goes on in.
+    async fn take_over(&self, stream: Uuid, begun: &Begun) -> Result<(), bg_runtime::database::DatabaseError> {
+        let Ok(request) = Envelope::read(begun.request.as_bytes()) else { return Ok(()) };
+        let id = request.id.map(RawValue::get);
+        if self.served.is_repeatable(&request) {
+            tracing::info!(mcp.session.id = %self.session, "a call is made again, because the process that had it died");
+            let answer = self.served.post(self.request(), Bytes::from(begun.request.clone())).await;
+            let mut body = BodyDataStream::new(answer.into_body().into_body());
+            let next = match body.next().await {
+                Some(Ok(first)) => place_of(&first).and_then(|place| place.stream.parse().ok()),
+                _ => None,
+            };
+            if let Some(next) = next {
+                // Read to its end: a stream that nobody reads holds its session up.
+                tokio::spawn(async move { while body.next().await.is_some() {} });
+                return self.streams.continue_in(stream, next).await;
+            }
+        }
+        let words = "the server that made this call died; whether it took effect is not known: look before you make it again";
+        let error = envelope::error(id, envelope::INTERNAL_ERROR, words, Some(r#"{"retryable":false}"#));
+        self.streams.store(&stream.to_string(), &String::from_utf8_lossy(&error), true).await.map(drop)
+    }
+
+    /// The head of a POST in the place of the client's.
+    fn request(&self) -> Parts {
+        let mut parts = Request::new(()).into_parts().0;
+        parts.method = Method::POST;
+        parts.uri = self.parts.uri.clone();
+        parts.headers = self.parts.headers.clone();
+        parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.extensions = self.parts.extensions.clone();
+        parts
+    }
+}
+
+fn session_of(headers: &HeaderMap) -> Option<Uuid> {
+    Uuid::try_parse_ascii(headers.get(SESSION_ID)?.as_bytes()).ok()
+}
+
+/// The place that an event says.
+fn place_of(event: &[u8]) -> Option<Place> {
+    let id = event.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"id:"))?;
+    Place::parse(std::str::from_utf8(id).ok()?.trim())
+}
+
+fn text(stream: &str, event: &Event) -> Bytes {
+    // A message is one line: JSON has no bare line break.
+    format!("id: {stream}/{}\ndata: {}\n\n", event.number, event.message).into()
+}
+
+fn event_stream(events: impl futures_util::Stream<Item = Bytes> + Send + 'static) -> Answer {
+    let mut answer = Response::new(Payload::Body(Body::from_stream(events.map(Ok::<_, Infallible>))));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    answer
+}
+
+/// An empty stream would end the client's patience without a word. 404 would end its session.
+fn unknown_event() -> Answer {
+    let words = "this stream is no longer known; make the call again";
+    let data = json!({ "retryable": false }).to_string();
+    crate::http::body::json(StatusCode::BAD_REQUEST, envelope::error(None, envelope::INVALID_REQUEST, words, Some(&data)))
+}

@@ -1,0 +1,295 @@
+//! Sessions in the database. Openings that come together are written together; uses are written now and then.
+//!
+//! What must stay true: what cannot be written is tried again until it can be or its time is over, and a late write never
+//! brings back what was ended.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bg_runtime::{
+    Database, Release,
+    database::{DatabaseError, Type},
+    storage::control::Heard,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use super::{Asked, HURRY, Sessions};
+use crate::extract::Principal;
+
+/// The database's side of [`Sessions`].
+#[derive(Debug)]
+pub(crate) struct Kept {
+    database: Database,
+    release: Release,
+    openings: mpsc::UnboundedSender<Opening>,
+    /// Taken by [`keep`].
+    to_open: Mutex<Option<mpsc::UnboundedReceiver<Opening>>>,
+    /// Sessions whose end could not be written yet.
+    ends: Mutex<Vec<Uuid>>,
+}
+
+/// A session that is to be written, and who waits for it.
+#[derive(Debug)]
+struct Opening {
+    id: Uuid,
+    initialize: Arc<str>,
+    principal: Principal,
+    written: oneshot::Sender<()>,
+}
+
+/// A session as it was found.
+pub(super) struct Loaded {
+    pub(super) initialize: String,
+    pub(super) principal: Principal,
+    pub(super) asked: Asked,
+}
+
+/// The channel on which ended sessions are told.
+pub(crate) const ENDED: &str = "mcp_sessions";
+
+/// How long an `initialize` waits for a database that is away before its session goes out all the same.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+/// Rows of one statement.
+const TOGETHER: usize = 500;
+/// How often uses are written, and whether a session that is used here was ended elsewhere is looked up.
+const TOUCH_EVERY: Duration = Duration::from_secs(5);
+const REAP_EVERY: Duration = Duration::from_secs(30);
+
+const OPEN: &str = "INSERT INTO mcp_sessions (session_id, principal, initialize, color, build) \
+     SELECT id, principal, initialize, $4, $5 FROM unnest($1::uuid[], $2::text[], $3::text[]) AS new (id, principal, initialize) \
+     ON CONFLICT DO NOTHING";
+const LOAD: &str =
+    "SELECT initialize, principal, log_level, subscriptions FROM mcp_sessions WHERE session_id = $1 AND ended_at IS NULL";
+/// Inserts where the session itself could not be written yet, so that it is dead before it comes.
+const END: &str = "WITH ended AS (INSERT INTO mcp_sessions (session_id, principal, initialize, color, build, ended_at) \
+     SELECT id, '', '', $2, $3, now() FROM unnest($1::uuid[]) AS old (id) \
+     ON CONFLICT (session_id) DO UPDATE SET ended_at = now() WHERE mcp_sessions.ended_at IS NULL RETURNING session_id) \
+     SELECT pg_notify('mcp_sessions', session_id::text) FROM ended";
+const ASK: &str = "UPDATE mcp_sessions SET log_level = $2, subscriptions = $3 WHERE session_id = $1";
+/// A use is rounded to a minute, so that a busy session is not written every few seconds.
+const TOUCH: &str = "WITH here AS (SELECT session_id FROM mcp_sessions WHERE session_id = ANY($1) AND ended_at IS NULL), \
+     touched AS (UPDATE mcp_sessions s SET used_at = now() FROM here WHERE s.session_id = here.session_id \
+     AND (used_at IS NULL OR used_at < now() - interval '1 minute')) \
+     SELECT session_id FROM here";
+/// A tombstone stays for longer than anybody's late write or old view; a broken stream can be resumed for as long, and
+/// clients reconnect within seconds.
+const REAP: &str = "WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('mcp_sessions reaper')) AS mine), \
+     sessions AS (DELETE FROM mcp_sessions USING mine WHERE mine AND (ended_at < now() - interval '10 minutes' \
+     OR used_at < now() - make_interval(secs => $1) \
+     OR (used_at IS NULL AND opened_at < now() - make_interval(secs => $2)))), \
+     streams AS (DELETE FROM mcp_streams USING mine WHERE mine AND began_at < now() - interval '10 minutes') \
+     DELETE FROM mcp_stream_events USING mine WHERE mine AND stored_at < now() - interval '10 minutes'";
+
+// === impl Kept ===
+
+impl Kept {
+    pub(crate) fn new(database: Database, release: Release) -> Self {
+        let (openings, to_open) = mpsc::unbounded_channel();
+        Self { database, release, openings, to_open: Mutex::new(Some(to_open)), ends: Mutex::default() }
+    }
+
+    /// Writes a new session. Whether it is written by now.
+    pub(super) async fn open(&self, id: Uuid, initialize: Arc<str>, principal: &Principal) -> bool {
+        let (written, wait) = oneshot::channel();
+        let opening = Opening { id, initialize, principal: principal.clone(), written };
+        if self.openings.send(opening).is_err() {
+            return false;
+        }
+        matches!(tokio::time::timeout(WRITTEN_WITHIN, wait).await, Ok(Ok(())))
+    }
+
+    pub(super) async fn load(&self, id: Uuid) -> Result<Option<Loaded>, DatabaseError> {
+        let row = self.database.get().await?.query_opt(LOAD, &[(&id, Type::UUID)]).await?;
+        Ok(row.map(|row| Loaded {
+            initialize: row.get(0),
+            principal: Principal::stored(row.get(1)),
+            asked: Asked { log_level: row.get(2), subscriptions: row.get(3) },
+        }))
+    }
+
+    /// Ends a session; now, or as soon as the database is back.
+    pub(super) async fn end(&self, id: Uuid) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.write_ends().await;
+    }
+
+    pub(super) async fn ask(&self, id: Uuid, asked: &Asked) -> Result<(), DatabaseError> {
+        let parameters =
+            [(&id as _, Type::UUID), (&asked.log_level as _, Type::TEXT), (&asked.subscriptions as _, Type::TEXT_ARRAY)];
+        self.database.get().await?.execute(ASK, &parameters).await.map(drop)
+    }
+
+    async fn write_ends(&self) {
+        let ends = std::mem::take(&mut *self.ends.lock().unwrap_or_else(PoisonError::into_inner));
+        if ends.is_empty() {
+            return;
+        }
+        if let Err(failure) = self.end_now(&ends).await {
+            tracing::warn!(error = %failure, "the end of {} sessions is written later: {failure}", ends.len());
+            self.ends.lock().unwrap_or_else(PoisonError::into_inner).extend(ends);
+        }
+    }
+
+    async fn end_now(&self, ids: &[Uuid]) -> Result<(), DatabaseError> {
+        let color = self.release.color.to_string();
+        let parameters = [(&ids as _, Type::UUID_ARRAY), (&color as _, Type::TEXT), (&&*self.release.version as _, Type::TEXT)];
+        self.database.get().await?.query(END, &parameters).await.map(drop)
+    }
+
+    async fn open_now(&self, batch: &[Opening]) -> Result<(), DatabaseError> {
+        let ids: Vec<Uuid> = batch.iter().map(|opening| opening.id).collect();
+        let principals: Vec<&str> = batch.iter().map(|opening| opening.principal.to_stored()).collect();
+        let initialize: Vec<&str> = batch.iter().map(|opening| &*opening.initialize).collect();
+        let color = self.release.color.to_string();
+        let parameters = [
+            (&ids as _, Type::UUID_ARRAY),
+            (&principals as _, Type::TEXT_ARRAY),
+            (&initialize as _, Type::TEXT_ARRAY),
+            (&color as _, Type::TEXT),
+            (&&*self.release.version as _, Type::TEXT),
+        ];
+        self.database.get().await?.execute(OPEN, &parameters).await.map(drop)
+    }
+
+    /// Writes openings for ever: those that came while one batch was written are the next.
+    async fn write_openings(&self) {
+        let to_open = self.to_open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut to_open) = to_open else { return };
+        let mut batch = Vec::new();
+        while to_open.recv_many(&mut batch, TOGETHER).await > 0 {
+            while let Err(failure) = self.open_now(&batch).await {
+                if !failure.is_retryable() {
+                    tracing::error!(error = %failure, "{} sessions live in this process only: {failure}", batch.len());
+                    break;
+                }
+                tracing::warn!(error = %failure, "{} sessions are written later: {failure}", batch.len());
+                tokio::time::sleep(HURRY).await;
+            }
+            for opening in batch.drain(..) {
+                // Whoever waited may have gone out without it.
+                let _ = opening.written.send(());
+            }
+        }
+    }
+
+    /// Removes what nobody comes back for. One process at a time does, whichever tries first.
+    async fn reap(&self, sessions: &Sessions) -> Result<(), DatabaseError> {
+        let (idle, unused) = (sessions.limits.idle.as_secs_f64(), sessions.limits.unused.as_secs_f64());
+        self.database.get().await?.execute(REAP, &[(&idle, Type::FLOAT8), (&unused, Type::FLOAT8)]).await.map(drop)
+    }
+}
+
+// === impl Sessions ===
+
+impl Sessions {
+    /// Forgets those whose time is over, and keeps memory and database together, until it is dropped.
+    pub(crate) async fn keep(&self, mut told: Option<mpsc::UnboundedReceiver<Heard>>) {
+        let Some(kept) = &self.kept else {
+            loop {
+                tokio::time::sleep(REAP_EVERY).await;
+                self.reap();
+            }
+        };
+        let hear = async {
+            while let Some(told) = &mut told {
+                match told.recv().await {
+                    Some(Heard::Told(id)) => drop(super::parse(&id).map(|id| self.forget(id))),
+                    Some(Heard::Missed) => self.look_again(),
+                    None => return,
+                }
+            }
+        };
+        tokio::join!(kept.write_openings(), hear, self.write_uses(kept));
+    }
+
+    async fn write_uses(&self, kept: &Kept) {
+        let mut touch = tokio::time::interval_at(Instant::now() + TOUCH_EVERY, TOUCH_EVERY);
+        // A test may grant unused sessions less than a real deployment does.
+        let reap_every = self.limits.unused.clamp(HURRY, REAP_EVERY);
+        let mut reap = tokio::time::interval_at(Instant::now() + reap_every, reap_every);
+        loop {
+            tokio::select! {
+                _ = touch.tick() => kept.write_ends().await,
+                () = self.hurry.notified() => tokio::time::sleep(HURRY).await,
+                _ = reap.tick() => {
+                    self.reap();
+                    // What is used must be written before what is not is removed.
+                    if self.write_touched(kept).await && let Err(failure) = kept.reap(self).await {
+                        tracing::debug!(error = %failure, "sessions are reaped later: {failure}");
+                    }
+                }
+            }
+            self.write_touched(kept).await;
+        }
+    }
+
+    /// Writes who was used, and hears who of them is no more. Whether it is done.
+    async fn write_touched(&self, kept: &Kept) -> bool {
+        loop {
+            let batch: Vec<Uuid> = {
+                let mut open = self.lock();
+                let from = open.touched.len().saturating_sub(TOGETHER);
+                let batch = open.touched.split_off(from);
+                for id in &batch {
+                    if let Some(session) = open.sessions.get_mut(id) {
+                        session.touched = false;
+                    }
+                }
+                batch
+            };
+            if batch.is_empty() {
+                return true;
+            }
+            let written = async { kept.database.get().await?.query(TOUCH, &[(&batch, Type::UUID_ARRAY)]).await };
+            match written.await {
+                Ok(rows) => {
+                    let here: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+                    let mut gone = Vec::new();
+                    for id in batch {
+                        if let Some(session) = self.lock().sessions.get_mut(&id) {
+                            // One that was never written is not missed.
+                            match here.contains(&id) {
+                                true => session.is_kept = true,
+                                false if session.is_kept => gone.push(id),
+                                false => {}
+                            }
+                        }
+                    }
+                    for id in gone {
+                        self.forget(id);
+                    }
+                }
+                Err(failure) => {
+                    tracing::debug!(error = %failure, "uses of sessions are written later: {failure}");
+                    let mut open = self.lock();
+                    for id in batch {
+                        if let Some(session) = open.sessions.get_mut(&id)
+                            && !std::mem::replace(&mut session.touched, true)
+                        {
+                            open.touched.push(id);
+                        }
+                    }
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Looks all sessions up again: an end may have been missed.
+    fn look_again(&self) {
+        let mut open = self.lock();
+        let super::Open { sessions, touched, .. } = &mut *open;
+        for (id, session) in sessions.iter_mut().filter(|(_, session)| session.used && !session.touched) {
+            session.touched = true;
+            touched.push(*id);
+        }
+        self.hurry.notify_one();
+    }
+}
