@@ -8,5 +8,6 @@ mod drain;
 mod hostile;
 mod house;
 mod migrate;
+mod once;
 mod outlive;
 mod subscriptions;

@@ -23,7 +23,7 @@ pub use tokio_postgres::error::SqlState;
 pub use tokio_postgres::types::{FromSql, Json, ToSql, Type};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub use self::connection::{Connection, Parameter, Transaction};
+pub use self::connection::{Connection, Parameter, Query, Transaction};
 pub use self::error::{Cause, DatabaseError};
 pub use self::session::{Notification, Session};
 

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tower::{Layer, Service};
 
 use crate::{
+    answers,
     config::HttpConfig,
     http::{
         connection::Patience,
@@ -285,8 +286,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let telemetry = self.telemetry.unwrap_or_else(|| Telemetry::off(&release));
         let metrics = Arc::new(Metrics::new(&telemetry.meter()));
         // Without the tables sessions live as long as the process.
-        let is_kept = self.migrations.iter().any(|migration| migration.name == sessions::MIGRATION.name);
-        let kept = self.database.clone().filter(|_| is_kept);
+        let has = |table: &Migration| self.migrations.iter().any(|migration| migration.name == table.name);
+        let kept = self.database.clone().filter(|_| has(&sessions::MIGRATION));
+        let answering = self.database.clone().filter(|_| has(&answers::MIGRATION));
         let streams = kept.clone().zip(self.parts.control.clone());
         let streams = streams.map(|(database, control)| Arc::new(Streams::new(database, control)));
         let sessions = Arc::new(match kept {
@@ -335,6 +337,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let keeping = keep(sessions, control.clone(), door.served());
         let following = control.clone().map(|control| tokio::spawn(control.follow()));
         let keeping = tokio::spawn(keeping);
+        let answering = answering.map(|database| tokio::spawn(answers::look_after(database)));
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
             door,
@@ -344,7 +347,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             timing: config.timing,
             hooks: self.hooks,
             listening,
-            helpers: [serving_operations, starting, keeping].into_iter().chain(following).collect(),
+            helpers: [serving_operations, starting, keeping].into_iter().chain(following).chain(answering).collect(),
             control,
             telemetry,
             metrics,

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 pub use self::store::Appointments;
 use self::time::{Clock, Period, TimeError, Zones};
-use crate::{Tool, ToolError, conversations, sessions};
+use crate::{Tool, ToolError, answers, conversations, sessions};
 
 /// What the tools share.
 #[derive(Debug, Clone)]
@@ -44,6 +44,7 @@ pub const MIGRATIONS: &[Migration] = &[
     conversations::MIGRATIONS[0],
     conversations::MIGRATIONS[1],
     sessions::MIGRATION,
+    answers::MIGRATION,
 ];
 
 /// What a model is told of the server as a whole.

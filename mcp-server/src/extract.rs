@@ -20,6 +20,8 @@ pub use bg_runtime::Release;
 /// One `tools/call`, as extractors see it.
 #[derive(Debug)]
 pub struct Call<'a> {
+    /// The name of the tool.
+    pub(crate) tool: &'a str,
     /// The arguments as they came: a JSON object.
     pub(crate) arguments: &'a str,
     /// The request's `_meta`, as it came.
@@ -101,6 +103,11 @@ pub struct Inputs {
 // === impl Call ===
 
 impl Call<'_> {
+    /// The name of the tool.
+    pub fn tool(&self) -> &str {
+        self.tool
+    }
+
     /// The arguments as they came: a JSON object.
     pub fn arguments(&self) -> &str {
         self.arguments

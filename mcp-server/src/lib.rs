@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+pub mod answers;
 pub mod app;
 pub mod appointments;
 pub mod authentication;
@@ -42,10 +43,10 @@ pub mod tool;
 mod http;
 mod mcp;
 
-/// The tables of what the framework keeps: conversations and sessions. An application's own migrations stand beside them,
+/// The tables of what the framework keeps: conversations, sessions, first answers. An application's own migrations stand beside them,
 /// in the order of their numbers; the framework takes 0002 to 0099.
 pub const MIGRATIONS: &[bg_runtime::storage::migration::Migration] =
-    &[conversations::MIGRATIONS[0], conversations::MIGRATIONS[1], sessions::MIGRATION];
+    &[conversations::MIGRATIONS[0], conversations::MIGRATIONS[1], sessions::MIGRATION, answers::MIGRATION];
 
 pub use app::{App, Running, StartError};
 pub use bg_runtime;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use rmcp::model::{CallToolResponse, CallToolResult};
 use schemars::{JsonSchema, generate::SchemaSettings};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{error::ToolError, tool::Description};
@@ -18,15 +18,49 @@ use crate::{error::ToolError, tool::Description};
 /// content passes about 4 KB.
 #[derive(Debug)]
 pub struct Reply<T> {
-    data: T,
+    data: Data<T>,
     text: Cow<'static, str>,
+    meta: Option<Box<RawValue>>,
+}
+
+/// Data, or how it was written the first time.
+#[derive(Debug)]
+enum Data<T> {
+    Now(T),
+    Before(Box<RawValue>),
+}
+
+/// A reply as it is remembered.
+#[derive(Serialize, Deserialize)]
+struct Remembered<'a> {
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+    #[serde(borrow)]
+    data: Cow<'a, RawValue>,
     meta: Option<Box<RawValue>>,
 }
 
 impl<T: Serialize> Reply<T> {
     /// A result with the sentence that a client without structured content shows.
     pub fn new(data: T, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { data, text: text.into(), meta: None }
+        Self { data: Data::Now(data), text: text.into(), meta: None }
+    }
+
+    /// The reply as it is remembered, so that it can be given again.
+    pub(crate) fn to_remember(&self) -> String {
+        let data = match &self.data {
+            Data::Now(data) => serde_json::value::to_raw_value(data).map(Cow::Owned),
+            Data::Before(data) => Ok(Cow::Borrowed(&**data)),
+        };
+        let remembered =
+            Remembered { text: Cow::Borrowed(&self.text), data: data.expect("a reply serializes"), meta: self.meta.clone() };
+        serde_json::to_string(&remembered).expect("a reply serializes")
+    }
+
+    /// A reply that was remembered.
+    pub(crate) fn remembered(text: &str) -> Option<Self> {
+        let Remembered { text, data, meta } = serde_json::from_str(text).ok()?;
+        Some(Self { data: Data::Before(data.into_owned()), text: text.into_owned().into(), meta })
     }
 
     /// What only the widget sees: `_meta` of the result. It must be an object.
@@ -80,7 +114,10 @@ impl Writer {
     fn reply<T: Serialize>(mut self, reply: &Reply<T>) -> Result<Written, ToolError> {
         self.text(&reply.text);
         self.out.extend_from_slice(b",\"structuredContent\":");
-        sonic_rs::to_writer(&mut self.out, &reply.data).map_err(ToolError::internal)?;
+        match &reply.data {
+            Data::Now(data) => sonic_rs::to_writer(&mut self.out, data).map_err(ToolError::internal)?,
+            Data::Before(data) => self.out.extend_from_slice(data.get().as_bytes()),
+        }
         Ok(self.finish(false, reply.meta.as_deref()))
     }
 
@@ -201,6 +238,14 @@ mod tests {
         assert_eq!(written(reply().meta(&json!({"w": {"x": {}}})), b""), expected(json!({"w": {"x": {}}})));
         assert_eq!(written(reply().meta(&json!({"w": 2})), b"\"s\":1"), expected(json!({"s": 1, "w": 2})));
         assert_eq!(written(reply().meta(&json!({})), b"\"s\":1"), expected(json!({"s": 1})));
+    }
+
+    #[test]
+    fn a_remembered_reply_is_the_same() {
+        let reply = || Reply::new(json!({"n": 1.0, "s": "a\"b"}), "one \"thing\"").meta(&json!({"w": [1]}));
+        let again = Reply::<Value>::remembered(&reply().to_remember()).unwrap();
+        assert_eq!(again.to_remember(), reply().to_remember());
+        assert_eq!(written(again, b"\"s\":1"), written(reply(), b"\"s\":1"));
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Description {
     pub(crate) meta: JsonObject,
     /// Whether its calls go through rmcp, because an argument or the result needs what only rmcp has.
     pub(crate) needs_peer: bool,
+    /// Whether the same call made again does nothing more; see [`Once`](crate::answers::Once).
+    pub(crate) acts_once: bool,
     /// The function's path, so that a mistake found at start names the code.
     pub(crate) function: &'static str,
 }
@@ -134,6 +136,7 @@ impl<S> Tool<S> {
             annotations: ToolAnnotations::default(),
             meta: JsonObject::new(),
             needs_peer: false,
+            acts_once: false,
             function: type_name::<F>(),
         };
         F::describe(&mut description);
@@ -230,7 +233,7 @@ impl Description {
 
     /// Whether calling it again with the same arguments does no harm.
     pub(crate) fn is_repeatable(&self) -> bool {
-        self.annotations.read_only_hint == Some(true) || self.annotations.idempotent_hint == Some(true)
+        self.annotations.read_only_hint == Some(true) || self.annotations.idempotent_hint == Some(true) || self.acts_once
     }
 
     /// Whether arguments must also come as headers, `x-mcp-header` in the schema (2026-07-28). rmcp compares the two.

@@ -58,6 +58,51 @@ const CANCEL: Duration = Duration::from_secs(1);
 /// Statements with up to so many parameters find their types without an allocation; ours have fewer.
 const FEW: usize = 16;
 
+/// Whatever runs a statement: a connection, a transaction on it, or a [`Session`](super::Session).
+pub trait Query: Sync {
+    /// Every row a statement gives.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    fn query(
+        &self,
+        sql: &'static str,
+        parameters: &[Parameter<'_>],
+    ) -> impl Future<Output = Result<Vec<Row>, DatabaseError>> + Send;
+
+    /// The row a statement gives, if it gives one.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    fn query_opt(
+        &self,
+        sql: &'static str,
+        parameters: &[Parameter<'_>],
+    ) -> impl Future<Output = Result<Option<Row>, DatabaseError>> + Send {
+        async move { at_most_one(self.query(sql, parameters).await?) }
+    }
+}
+
+impl Query for Connection {
+    async fn query(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        Self::query(self, sql, parameters).await
+    }
+}
+
+impl Query for Transaction<'_> {
+    async fn query(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        Self::query(self, sql, parameters).await
+    }
+}
+
+impl Query for super::Session {
+    async fn query(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        Self::query(self, sql, parameters).await
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {

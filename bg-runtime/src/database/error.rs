@@ -120,7 +120,9 @@ impl DatabaseError {
         Self::Unavailable { source: Cause(reason.to_owned()) }
     }
 
-    pub(crate) fn mismatch(reason: &str) -> Self {
+    /// What the database holds or answered is not what was written or asked for.
+    #[must_use]
+    pub fn mismatch(reason: &str) -> Self {
         Self::Mismatch { source: Cause(reason.to_owned()) }
     }
 

@@ -16,7 +16,7 @@ use super::flag::Flags;
 use super::migration::{Migration, MigrationError, too_new};
 use super::phase::Phase;
 use crate::color::Color;
-use crate::database::{Connection, Database, DatabaseError, Notification, Parameter, Row, Session, SqlState, Type};
+use crate::database::{Database, DatabaseError, Notification, Parameter, Query, Row, SqlState, Type};
 
 /// The tables. Every statement can run again; they run under the coordinator's lock.
 pub(super) const TABLES: &str = r#"
@@ -358,12 +358,12 @@ impl Control {
         false
     }
 
-    async fn look(&self, asked: &impl Ask, holds_lock: bool) -> Result<(), DatabaseError> {
+    async fn look(&self, asked: &impl Query, holds_lock: bool) -> Result<(), DatabaseError> {
         // One statement sees one epoch with what belongs to it.
         let read = "SELECT epoch, \
              (SELECT coalesce(json_object_agg(name, phase)::text, '{}') FROM mcp_migrations WHERE phase IS NOT NULL), \
              (SELECT coalesce(json_object_agg(name, percent)::text, '{}') FROM mcp_flags) FROM mcp_control";
-        let rows = match asked.ask(read, &[]).await {
+        let rows = match asked.query(read, &[]).await {
             Ok(rows) => rows,
             // Nobody has migrated yet.
             Err(error) if error.sql_state() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(()),
@@ -375,7 +375,7 @@ impl Control {
         let color = replica.color.to_string();
         let epoch = self.inner.epoch.load(Ordering::Relaxed);
         asked
-            .ask(
+            .query(
                 // What looks on a connection of the pool says nothing of the lock, which another connection may hold.
                 "INSERT INTO mcp_replicas (instance, color, version, knows, epoch_seen, holds_lock) \
                  VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (instance) DO UPDATE \
@@ -421,22 +421,5 @@ impl Control {
             *current = Arc::new(snapshot);
             true
         });
-    }
-}
-
-/// A pooled connection or a session: whichever is at hand.
-trait Ask {
-    async fn ask(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError>;
-}
-
-impl Ask for Connection {
-    async fn ask(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        self.query(sql, parameters).await
-    }
-}
-
-impl Ask for Session {
-    async fn ask(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        self.query(sql, parameters).await
     }
 }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     Reply, Tool,
+    answers::{Begun, Once},
     extract::{Parameters, State},
 };
 
@@ -58,6 +59,7 @@ pub(super) fn tool() -> Tool<AppState> {
 async fn book_appointment(
     State(appointments): State<Appointments>,
     Parameters(wish): Parameters<BookAppointment>,
+    once: Once,
 ) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
     let zone = appointments.zone(wish.time_zone.as_deref())?;
     let starts_at = time::moment("startsAt", &wish.starts_at, &zone)?;
@@ -75,11 +77,16 @@ async fn book_appointment(
         location: optional("location", wish.location.as_deref(), 300)?,
         description: optional("description", wish.description.as_deref(), 4000)?,
     };
-    let (opening, appointment) = match appointments.book(&booking).await? {
+    let mut connection = appointments.database.get().await?;
+    let act = match once.by_key().begin(&mut connection).await? {
+        Begun::Before(reply) => return Ok(reply),
+        Begun::First(act) => act,
+    };
+    let (opening, appointment) = match appointments.book(act.transaction(), &booking).await? {
         Booked::New(appointment) => ("Booked: ", appointment),
         Booked::Before(appointment) => ("This was booked before, and nothing was added: ", appointment),
     };
-    Ok(changed(opening, appointment))
+    Ok(act.answer(changed(opening, appointment)).await?)
 }
 
 /// An optional text; an empty one is none.

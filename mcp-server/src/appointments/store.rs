@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use bg_runtime::database::{Database, DatabaseError, Row, SqlState, Type};
+use bg_runtime::database::{Database, DatabaseError, Query, Row, SqlState, Type};
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
@@ -181,7 +181,7 @@ impl Appointments {
     }
 
     /// Books a free slot.
-    pub(super) async fn book(&self, booking: &Booking<'_>) -> Result<Booked, AppointmentError> {
+    pub(super) async fn book(&self, on: &impl Query, booking: &Booking<'_>) -> Result<Booked, AppointmentError> {
         let parameters = [
             (&booking.id as _, Type::UUID),
             (&booking.user_id as _, Type::TEXT),
@@ -193,10 +193,10 @@ impl Appointments {
             (&booking.description as _, Type::TEXT),
         ];
         for _ in 0..ATTEMPTS {
-            if let Some(row) = self.database.get().await?.query_opt(BOOK, &parameters).await? {
+            if let Some(row) = on.query_opt(BOOK, &parameters).await? {
                 return Ok(Booked::New(one(&row)));
             }
-            match self.in_the_way(booking).await? {
+            match in_the_way(on, booking).await? {
                 Some((appointment, true)) => return Ok(Booked::Before(appointment)),
                 Some((appointment, false)) => return Err(AppointmentError::Taken { by: appointment.quoted() }),
                 // It was given back in between.
@@ -254,21 +254,6 @@ impl Appointments {
         Ok(self.database.get().await?.query_opt(FIND, &parameters).await?.map(|row| one(&row)))
     }
 
-    /// What has the slot of a booking, and whether it is that very booking.
-    async fn in_the_way(&self, booking: &Booking<'_>) -> Result<Option<(Appointment, bool)>, DatabaseError> {
-        let parameters = [
-            (&booking.user_id as _, Type::TEXT),
-            (&booking.id as _, Type::UUID),
-            (&booking.period.starts_at as _, Type::TIMESTAMPTZ),
-            (&booking.period.ends_at as _, Type::TIMESTAMPTZ),
-            (&booking.title as _, Type::TEXT),
-            (&booking.location as _, Type::TEXT),
-            (&booking.description as _, Type::TEXT),
-        ];
-        let row = self.database.get().await?.query_opt(IN_THE_WAY, &parameters).await?;
-        Ok(row.map(|row| (one(&row), row.get(THE_SAME))))
-    }
-
     async fn in_the_way_of(&self, to: &Move<'_>) -> Result<Option<Appointment>, AppointmentError> {
         let before = self.changeable(to.user_id, to.id).await?;
         let length = before.period.ends_at.0 - before.period.starts_at.0;
@@ -282,7 +267,7 @@ impl Appointments {
             location: None,
             description: None,
         };
-        Ok(self.in_the_way(&booking).await?.map(|(appointment, _)| appointment))
+        Ok(in_the_way(&self.database.get().await?, &booking).await?.map(|(appointment, _)| appointment))
     }
 }
 
@@ -290,6 +275,21 @@ impl fmt::Debug for Appointments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Appointments").field("database", &self.database).finish_non_exhaustive()
     }
+}
+
+/// What has the slot of a booking, and whether it is that very booking.
+async fn in_the_way(on: &impl Query, booking: &Booking<'_>) -> Result<Option<(Appointment, bool)>, DatabaseError> {
+    let parameters = [
+        (&booking.user_id as _, Type::TEXT),
+        (&booking.id as _, Type::UUID),
+        (&booking.period.starts_at as _, Type::TIMESTAMPTZ),
+        (&booking.period.ends_at as _, Type::TIMESTAMPTZ),
+        (&booking.title as _, Type::TEXT),
+        (&booking.location as _, Type::TEXT),
+        (&booking.description as _, Type::TEXT),
+    ];
+    let row = on.query_opt(IN_THE_WAY, &parameters).await?;
+    Ok(row.map(|row| (one(&row), row.get(THE_SAME))))
 }
 
 /// The id that a caller gave. What is none names no appointment.

@@ -232,7 +232,7 @@ async fn call(
     if route.needs_peer || !arguments.starts_with('{') {
         return Lean::Elsewhere;
     }
-    let call = Call { arguments, meta: params.meta, principal, release: &server.release, peer: None };
+    let call = Call { tool: name, arguments, meta: params.meta, principal, release: &server.release, peer: None };
     let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
     let origin = Origin { headers, id };
     let written =

@@ -103,6 +103,7 @@ impl ServerHandler for Protocol {
             request_state: request.request_state,
         };
         let call = Call {
+            tool: &name,
             arguments: arguments.get(),
             meta: Some(&meta),
             principal: &principal,
