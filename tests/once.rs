@@ -39,8 +39,9 @@ impl Caller {
 }
 
 async fn notes(database: &Database) -> i64 {
-    let row = database.get().await.unwrap().query_opt("SELECT count(*) FROM notes", &[]).await.unwrap();
-    row.unwrap().get(0)
+    let connection = database.get().await.expect("PostgreSQL answers");
+    let row = connection.query_opt("SELECT count(*) FROM notes", &[]).await.expect("the table is there");
+    row.expect("a count is a row").get(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
