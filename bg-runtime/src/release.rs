@@ -39,6 +39,11 @@ impl Release {
         }
         Ok(Self { color, version: version.into(), commit: commit.into() })
     }
+
+    /// The build alone, `2.2.0+8f3a1c`: what runs here, whichever slot it runs in.
+    pub fn build(&self) -> String {
+        format!("{}+{}", self.version, self.commit)
+    }
 }
 
 impl fmt::Display for Release {
@@ -61,6 +66,7 @@ mod tests {
     fn a_release_reads_in_one_line() {
         let release = Release::new(Color::Green, "2.2.0", "8f3a1c").unwrap();
         assert_eq!(release.to_string(), "green/2.2.0+8f3a1c");
+        assert_eq!(release.build(), "2.2.0+8f3a1c");
     }
 
     #[test]

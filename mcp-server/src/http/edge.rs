@@ -40,7 +40,7 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) fn new(lifecycle: Lifecycle, release: &Release, door: Option<Arc<Door>>, router: Router) -> Self {
-        let build = format!("{}+{}", release.version, release.commit);
+        let build = release.build();
         Self {
             lifecycle,
             color: HeaderValue::from_static(release.color.as_str()),

@@ -1,0 +1,542 @@
+//! What one JSON Schema (2020-12) allows and another does not.
+//!
+//! What must stay true: a gap that is there is told, so whatever cannot be compared is a gap, too ([`What::Unclear`]). The
+//! other way round a gap may be told that no document falls into; a person then decides.
+
+use std::{collections::HashSet, fmt};
+
+use serde_json::{Map, Value};
+
+/// One way in which a document that the narrow schema allows is not one that the wide schema allows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Gap {
+    /// Where: `range.days`, `tags[]`, or nothing for the document itself.
+    pub(super) path: String,
+    pub(super) what: What,
+}
+
+/// What the wide schema does not allow.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum What {
+    /// This type.
+    Kind(String),
+    /// This value.
+    Value(Value),
+    /// Any value but a few.
+    AnyValue,
+    /// To leave this member out.
+    Missing(String),
+    /// This member, which the narrow one declares.
+    Refused(String),
+    /// It allows this member, which the narrow one declares, and says nothing of it.
+    Unknown(String),
+    /// Members that nobody declared.
+    Undeclared,
+    /// More (or less, or other) than this.
+    Limit { keyword: &'static str, narrow: Option<Value>, wide: Value },
+    /// This keyword cannot be compared.
+    Unclear(String),
+}
+
+/// Schemas are written by people and generated from types; one that takes more steps than this is neither.
+const MOST_STEPS: usize = 20_000;
+const DEEPEST: usize = 64;
+const MOST_ALTERNATIVES: usize = 1000;
+
+/// Keywords that say something to people and nothing to a validator.
+const ANNOTATIONS: [&str; 12] = [
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "$comment",
+    "$defs",
+    "definitions",
+];
+/// Keywords that are compared below, one by one.
+const COMPARED: [&str; 26] = [
+    "type",
+    "enum",
+    "const",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "format",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "minProperties",
+    "maxProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "$ref",
+    "contentEncoding",
+];
+/// Limits from below, where more is narrower, and from above.
+const LEAST: [&str; 5] = ["minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"];
+const MOST: [&str; 5] = ["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"];
+/// Where another value is another rule.
+const SAME: [&str; 4] = ["pattern", "format", "multipleOf", "contentEncoding"];
+const KINDS: [&str; 6] = ["null", "boolean", "number", "string", "array", "object"];
+
+/// In which ways what `narrow` allows goes beyond what `wide` allows.
+pub(super) fn gaps(narrow: &Value, wide: &Value) -> Vec<Gap> {
+    let mut comparison = Comparison { narrow, wide, steps: 0, met: HashSet::new(), gaps: Vec::new() };
+    comparison.compare("", narrow, wide, 0);
+    let mut told = Vec::new();
+    for gap in comparison.gaps {
+        if !told.contains(&gap) {
+            told.push(gap);
+        }
+    }
+    told
+}
+
+struct Comparison<'a> {
+    narrow: &'a Value,
+    wide: &'a Value,
+    steps: usize,
+    /// References that are being compared already: a schema may contain itself.
+    met: HashSet<(String, String)>,
+    gaps: Vec<Gap>,
+}
+
+/// A schema without alternatives: what must all hold, merged into one object.
+type Plain = Map<String, Value>;
+
+// === impl Comparison ===
+
+impl Comparison<'_> {
+    fn compare(&mut self, path: &str, narrow: &Value, wide: &Value, depth: usize) {
+        self.steps += 1;
+        if self.steps > MOST_STEPS || depth > DEEPEST {
+            return self.note(path, What::Unclear("$ref".to_owned()));
+        }
+        if let (Some(narrow), Some(wide)) = (reference(narrow), reference(wide))
+            && !self.met.insert((narrow.to_owned(), wide.to_owned()))
+        {
+            return;
+        }
+        let narrows = alternatives(self.narrow, narrow, &mut self.steps, depth);
+        let wides = alternatives(self.wide, wide, &mut self.steps, depth);
+        let (Some(narrows), Some(wides)) = (narrows, wides) else {
+            return self.note(path, What::Unclear("$ref".to_owned()));
+        };
+        for narrow in narrows.iter().flat_map(|narrow| apart(narrow, &wides)) {
+            self.compare_plain(path, &narrow, &wides, depth);
+        }
+    }
+
+    /// One alternative of the narrow schema must be one of the wide schema's.
+    fn compare_plain(&mut self, path: &str, narrow: &Plain, wides: &[Plain], depth: usize) {
+        if wides.iter().any(Plain::is_empty) {
+            return;
+        }
+        let kind = narrow.get("type").and_then(Value::as_str);
+        let value = narrow.get("const");
+        let mut candidates = wides.iter().filter(|wide| kind.is_none_or(|kind| allows_kind(wide, kind))).peekable();
+        if candidates.peek().is_none() {
+            // An integer is named where the wide schema allows numbers of another kind, or none.
+            let kind = kind.unwrap_or_default().to_owned();
+            return self.note(path, value.map_or(What::Kind(kind), |value| What::Value(value.clone())));
+        }
+        let mut best: Option<Vec<Gap>> = None;
+        for wide in candidates {
+            let mut attempt =
+                Comparison { narrow: self.narrow, wide: self.wide, steps: self.steps, met: self.met.clone(), gaps: Vec::new() };
+            attempt.compare_keywords(path, narrow, wide, depth);
+            self.steps = attempt.steps;
+            if attempt.gaps.is_empty() {
+                return;
+            }
+            if best.as_ref().is_none_or(|best| attempt.gaps.len() < best.len()) {
+                best = Some(attempt.gaps);
+            }
+        }
+        // A value that none of several allows is refused as what it is, and not for what one of them would have had.
+        match value {
+            Some(value) if wides.len() > 1 => self.note(path, What::Value(value.clone())),
+            _ => self.gaps.extend(best.unwrap_or_default()),
+        }
+    }
+
+    fn compare_keywords(&mut self, path: &str, narrow: &Plain, wide: &Plain, depth: usize) {
+        let value = narrow.get("const");
+        if let Some(allowed) = wide.get("enum").and_then(Value::as_array) {
+            match value {
+                Some(value) if !allowed.contains(value) => self.note(path, What::Value(value.clone())),
+                Some(_) => {}
+                None => self.note(path, What::AnyValue),
+            }
+        }
+        self.compare_limits(path, narrow, wide);
+        self.compare_members(path, narrow, wide, depth);
+        match (narrow.get("items"), wide.get("items")) {
+            (Some(narrow), Some(wide)) => self.compare(&format!("{path}[]"), narrow, wide, depth + 1),
+            (None, Some(wide)) if may_be(narrow, "array") => {
+                self.compare(&format!("{path}[]"), &Value::Bool(true), wide, depth + 1);
+            }
+            _ => {}
+        }
+        for keyword in narrow.keys().chain(wide.keys()) {
+            let is_known = COMPARED.contains(&&**keyword) || ANNOTATIONS.contains(&&**keyword);
+            if !is_known && narrow.get(keyword) != wide.get(keyword) {
+                self.note(path, What::Unclear(keyword.clone()));
+            }
+        }
+    }
+
+    fn compare_limits(&mut self, path: &str, narrow: &Plain, wide: &Plain) {
+        let mut check = |keyword: &'static str, is_within: &dyn Fn(&Value) -> bool| {
+            let Some(limit) = wide.get(keyword) else { return };
+            if !is_within(limit) {
+                self.note(path, What::Limit { keyword, narrow: narrow.get(keyword).cloned(), wide: limit.clone() });
+            }
+        };
+        // What is one value is as large or as long as it is.
+        let measure = |keyword: &str| match (narrow.get("const"), keyword) {
+            (None, _) => narrow.get(keyword).map(number),
+            (Some(Value::String(text)), "minLength" | "maxLength") => Some(text.chars().count() as f64),
+            (Some(Value::Array(items)), "minItems" | "maxItems") => Some(items.len() as f64),
+            (Some(Value::Object(members)), "minProperties" | "maxProperties") => Some(members.len() as f64),
+            (Some(value @ Value::Number(_)), "minimum" | "maximum") => Some(number(value)),
+            // Of another type, to which the limit says nothing.
+            (Some(_), _) => None,
+        };
+        let is_one_value = narrow.contains_key("const");
+        for keyword in LEAST {
+            check(keyword, &|limit| measure(keyword).map_or(is_one_value, |own| own >= number(limit)));
+        }
+        for keyword in MOST {
+            check(keyword, &|limit| measure(keyword).map_or(is_one_value, |own| own <= number(limit)));
+        }
+        for keyword in SAME {
+            check(keyword, &|limit| narrow.get(keyword) == Some(limit));
+        }
+        check("uniqueItems", &|limit| limit == &Value::Bool(false) || narrow.get("uniqueItems") == Some(limit));
+    }
+
+    fn compare_members(&mut self, path: &str, narrow: &Plain, wide: &Plain, depth: usize) {
+        if !may_be(narrow, "object") {
+            return;
+        }
+        let empty = Map::new();
+        let members = |schema: &Plain| schema.get("properties").and_then(Value::as_object).cloned();
+        let (own, theirs) = (members(narrow), members(wide));
+        let (own, theirs) = (own.as_ref().unwrap_or(&empty), theirs.as_ref().unwrap_or(&empty));
+        let required = required(narrow);
+        for name in self::required(wide) {
+            if !required.contains(&name) {
+                self.note(path, What::Missing(name.to_owned()));
+            }
+        }
+        let others = wide.get("additionalProperties");
+        for (name, schema) in own {
+            let path = join(path, name);
+            match (theirs.get(name), others) {
+                (Some(theirs), _) => self.compare(&path, schema, theirs, depth + 1),
+                (None, Some(Value::Bool(false))) => self.note(&path, What::Refused(name.clone())),
+                (None, Some(theirs @ Value::Object(theirs_object))) if !theirs_object.is_empty() => {
+                    self.compare(&path, schema, theirs, depth + 1);
+                }
+                (None, _) => self.note(&path, What::Unknown(name.clone())),
+            }
+        }
+        match (narrow.get("additionalProperties").unwrap_or(&Value::Bool(true)), others) {
+            (Value::Bool(false), _) | (_, None | Some(Value::Bool(true))) => {}
+            (_, Some(Value::Bool(false))) => self.note(path, What::Undeclared),
+            (own, Some(theirs)) => self.compare(&join(path, "*"), own, theirs, depth + 1),
+        }
+    }
+
+    fn note(&mut self, path: &str, what: What) {
+        self.gaps.push(Gap { path: path.to_owned(), what });
+    }
+}
+
+// === Schemas, taken apart ===
+
+fn reference(schema: &Value) -> Option<&str> {
+    schema.get("$ref")?.as_str()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn required(schema: &Plain) -> Vec<&str> {
+    schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn may_be(schema: &Plain, kind: &str) -> bool {
+    schema.get("type").is_none_or(|own| own == kind)
+}
+
+/// Whether a plain schema allows some value of this type.
+fn allows_kind(schema: &Plain, kind: &str) -> bool {
+    let allows = |own: &str| own == kind || (own == "number" && kind == "integer");
+    match schema.get("type") {
+        None => true,
+        Some(Value::String(own)) => allows(own),
+        Some(Value::Array(own)) => own.iter().filter_map(Value::as_str).any(allows),
+        Some(_) => false,
+    }
+}
+
+/// The plain schemas of which one must hold. `None` when a reference leads nowhere, or nowhere but to itself.
+fn alternatives(root: &Value, schema: &Value, steps: &mut usize, depth: usize) -> Option<Vec<Plain>> {
+    *steps += 1;
+    if depth > DEEPEST || *steps > MOST_STEPS {
+        return None;
+    }
+    let schema = match schema {
+        Value::Bool(true) => return Some(vec![Plain::new()]),
+        Value::Bool(false) => return Some(Vec::new()),
+        Value::Object(schema) => schema,
+        _ => return None,
+    };
+    let mut own = schema.clone();
+    // Words are compared elsewhere, and would keep an empty schema from being recognized.
+    own.retain(|keyword, _| !ANNOTATIONS.contains(&&**keyword));
+    if let Some(only) = own.get("const").cloned() {
+        own.insert("enum".to_owned(), Value::Array(vec![only]));
+        own.remove("const");
+    }
+    let (reference, all, any, one) = (own.remove("$ref"), own.remove("allOf"), own.remove("anyOf"), own.remove("oneOf"));
+    let mut plain = vec![own];
+    let mut also = |choices: Vec<Plain>| {
+        plain = plain.iter().flat_map(|plain| choices.iter().map(|choice| merge(plain, choice))).collect();
+        plain.len() <= MOST_ALTERNATIVES
+    };
+    if let Some(reference) = reference {
+        let pointer = reference.as_str()?.strip_prefix('#')?;
+        also(alternatives(root, root.pointer(pointer)?, steps, depth + 1)?).then_some(())?;
+    }
+    for part in all.as_ref().and_then(Value::as_array).into_iter().flatten() {
+        also(alternatives(root, part, steps, depth + 1)?).then_some(())?;
+    }
+    for choices in [any, one].into_iter().flatten() {
+        let choices = choices.as_array()?.iter().map(|choice| alternatives(root, choice, steps, depth + 1));
+        also(choices.collect::<Option<Vec<_>>>()?.concat()).then_some(())?;
+    }
+    Some(plain)
+}
+
+/// What holds when both hold. Where two rules of one keyword cannot be made one, both stand there, as no schema has it, so that
+/// the keyword is told as unclear unless the other side has the same two.
+fn merge(one: &Plain, other: &Plain) -> Plain {
+    let mut merged = one.clone();
+    for (keyword, rule) in other {
+        let Some(own) = merged.get(keyword).filter(|own| *own != rule) else {
+            merged.insert(keyword.clone(), rule.clone());
+            continue;
+        };
+        let both = match (&**keyword, own, rule) {
+            ("required", Value::Array(own), Value::Array(rule)) => {
+                let more = rule.iter().filter(|name| !own.contains(name));
+                Value::Array(own.iter().chain(more).cloned().collect())
+            }
+            ("enum", Value::Array(own), Value::Array(rule)) => {
+                Value::Array(own.iter().filter(|value| rule.contains(value)).cloned().collect())
+            }
+            ("type", own, rule) => {
+                let kinds = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+                let rule = kinds(rule);
+                Value::Array(kinds(own).into_iter().filter(|kind| rule.contains(kind)).collect())
+            }
+            ("properties", Value::Object(own), Value::Object(rule)) => {
+                let mut members = own.clone();
+                for (name, schema) in rule {
+                    let both = match members.get(name).filter(|own| *own != schema) {
+                        Some(own) => serde_json::json!({ "allOf": [own, schema] }),
+                        None => schema.clone(),
+                    };
+                    members.insert(name.clone(), both);
+                }
+                Value::Object(members)
+            }
+            ("items" | "additionalProperties", own, rule) => serde_json::json!({ "allOf": [own, rule] }),
+            (least, own, rule) if LEAST.contains(&least) => {
+                if number(own) >= number(rule) {
+                    own.clone()
+                } else {
+                    rule.clone()
+                }
+            }
+            (most, own, rule) if MOST.contains(&most) => {
+                if number(own) <= number(rule) {
+                    own.clone()
+                } else {
+                    rule.clone()
+                }
+            }
+            (_, own, rule) => serde_json::json!({ "allOf": [own, rule] }),
+        };
+        merged.insert(keyword.clone(), both);
+    }
+    merged
+}
+
+/// A plain schema as one for each value, or for each type, as far as the other side tells them apart.
+fn apart(schema: &Plain, others: &[Plain]) -> Vec<Plain> {
+    let with = |keyword: &str, value: Value| {
+        let mut one = schema.clone();
+        one.insert(keyword.to_owned(), value);
+        one
+    };
+    if let Some(values) = schema.get("enum").and_then(Value::as_array) {
+        let kind = |value: &Value| match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(number) if number.is_f64() => "number",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        let one = |value: &Value| {
+            let mut one = with("const", value.clone());
+            one.remove("enum");
+            one.insert("type".to_owned(), kind(value).into());
+            one
+        };
+        return values.iter().map(one).collect();
+    }
+    match schema.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().map(|kind| with("type", kind.clone())).collect(),
+        Some(_) => vec![schema.clone()],
+        None if others.iter().all(|other| !other.contains_key("type")) => vec![schema.clone()],
+        None => KINDS.into_iter().map(|kind| with("type", kind.into())).collect(),
+    }
+}
+
+// === impl What ===
+
+impl fmt::Display for Gap {
+    /// For a test's eye.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?}", if self.path.is_empty() { "." } else { &self.path }, self.what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(narrow: Value, wide: Value) -> Vec<String> {
+        gaps(&narrow, &wide).iter().map(Gap::to_string).collect()
+    }
+
+    #[test]
+    fn a_schema_that_allows_as_much_has_no_gap() {
+        let named = json!({
+            "$defs": { "Name": { "type": "string", "maxLength": 9 }, "Tree": {
+                "type": "object", "properties": { "kids": { "type": "array", "items": { "$ref": "#/$defs/Tree" } } } } },
+            "type": "object",
+            "properties": { "name": { "$ref": "#/$defs/Name" }, "tree": { "$ref": "#/$defs/Tree" } },
+            "required": ["name"],
+        });
+        for (narrow, wide) in [
+            (json!({}), json!(true)),
+            (json!(false), json!({ "type": "string" })),
+            (json!({ "type": "integer" }), json!({ "type": "number" })),
+            (json!({ "type": "string" }), json!({ "type": ["string", "null"] })),
+            (json!({ "type": ["string", "null"] }), json!({ "anyOf": [{ "type": "string" }, { "type": "null" }] })),
+            (json!({ "enum": ["a", null] }), json!({ "oneOf": [{ "const": "a", "title": "A" }, { "type": "null" }] })),
+            (json!({ "type": "string", "maxLength": 5 }), json!({ "type": "string", "maxLength": 9, "description": "words" })),
+            (json!({ "type": "integer", "minimum": 3 }), json!({ "allOf": [{ "type": "integer" }, { "minimum": 1 }] })),
+            (
+                json!({ "type": "object", "properties": { "a": { "type": "string" } }, "required": ["a"] }),
+                json!({ "type": "object", "properties": { "a": {}, "b": { "type": "string" } } }),
+            ),
+            (json!({ "type": "object" }), json!({ "type": "object", "additionalProperties": true })),
+            (named.clone(), named.clone()),
+        ] {
+            assert_eq!(told(narrow.clone(), wide.clone()), Vec::<String>::new(), "{narrow} in {wide}");
+        }
+    }
+
+    #[test]
+    fn every_gap_is_told_where_it_is() {
+        let object =
+            |properties: Value, required: Value| json!({ "type": "object", "properties": properties, "required": required });
+        for (narrow, wide, gap) in [
+            (json!({ "type": ["string", "null"] }), json!({ "type": "string" }), r#".: Kind("null")"#),
+            (json!({ "type": "number" }), json!({ "type": "integer" }), r#".: Kind("number")"#),
+            (json!({ "enum": ["a", "b"] }), json!({ "type": "string", "enum": ["a"] }), r#".: Value(String("b"))"#),
+            (json!({ "const": "b" }), json!({ "oneOf": [{ "const": "a" }, { "const": "c" }] }), r#".: Value(String("b"))"#),
+            (json!({ "const": 1 }), json!({ "type": "string" }), ".: Value(Number(1))"),
+            (json!({ "type": "string" }), json!({ "enum": ["a"] }), ".: AnyValue"),
+            (object(json!({}), json!([])), object(json!({ "a": {} }), json!(["a"])), r#".: Missing("a")"#),
+            (
+                object(json!({ "a": { "type": "string" } }), json!([])),
+                object(json!({ "a": { "type": "string", "minLength": 1 } }), json!([])),
+                r#"a: Limit { keyword: "minLength", narrow: None, wide: Number(1) }"#,
+            ),
+            (
+                json!({ "type": "array", "items": { "type": "integer", "maximum": 9 } }),
+                json!({ "type": "array", "items": { "type": "integer", "maximum": 5 } }),
+                r#"[]: Limit { keyword: "maximum", narrow: Some(Number(9)), wide: Number(5) }"#,
+            ),
+            (
+                json!({ "type": "object", "properties": { "a": {} }, "additionalProperties": false }),
+                json!({ "type": "object", "additionalProperties": false }),
+                r#"a: Refused("a")"#,
+            ),
+            (object(json!({ "a": {} }), json!([])), json!({ "type": "object" }), r#"a: Unknown("a")"#),
+            (json!({ "type": "object" }), json!({ "type": "object", "additionalProperties": false }), ".: Undeclared"),
+            (json!({ "type": "string" }), json!({ "type": "string", "not": { "const": "x" } }), r#".: Unclear("not")"#),
+            (json!({ "$ref": "#/$defs/Nowhere" }), json!({ "type": "string" }), r#".: Unclear("$ref")"#),
+            (
+                json!({ "type": "string", "format": "date" }),
+                json!({ "type": "string", "format": "uuid" }),
+                r#".: Limit { keyword: "format", narrow: Some(String("date")), wide: String("uuid") }"#,
+            ),
+        ] {
+            assert_eq!(told(narrow.clone(), wide.clone()), [gap], "{narrow} in {wide}");
+        }
+    }
+
+    #[test]
+    fn a_schema_that_contains_itself_ends() {
+        let tree = |kind: &str| {
+            json!({ "$defs": { "Tree": { "type": "object", "properties": {
+                "value": { "type": kind }, "kids": { "type": "array", "items": { "$ref": "#/$defs/Tree" } } } } },
+                "$ref": "#/$defs/Tree" })
+        };
+        assert_eq!(told(tree("string"), tree("string")), Vec::<String>::new());
+        assert_eq!(told(tree("string"), tree("integer")), [r#"value: Kind("string")"#]);
+        let vicious = json!({ "$defs": { "A": { "$ref": "#/$defs/A" } }, "$ref": "#/$defs/A" });
+        assert_eq!(told(vicious, json!({ "type": "string" })), [r#".: Unclear("$ref")"#]);
+        // Doubles at each level: told as unclear before it takes long.
+        let mut wide = json!({ "type": "string" });
+        for _ in 0..40 {
+            wide = json!({ "anyOf": [wide.clone(), { "type": "object", "properties": { "a": wide } }] });
+            if wide.to_string().len() > 1 << 20 {
+                break;
+            }
+        }
+        assert!(!told(wide.clone(), json!({ "type": "integer" })).is_empty());
+    }
+}
