@@ -11,3 +11,4 @@ mod migrate;
 mod once;
 mod outlive;
 mod subscriptions;
+mod widget;

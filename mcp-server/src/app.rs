@@ -2,23 +2,30 @@
 //!
 //! [`App::start`] finds every mistake before a port is opened and says them all at once.
 
+mod running;
+mod starting;
+
 use std::{collections::HashSet, fmt, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, response::IntoResponse, routing::Route};
 use bg_runtime::{
     Database, Lifecycle, Release,
-    lifecycle::{Check, Checks, Drained, Hook, Stage, Timing, signal::Signals},
+    contract::Contract,
+    lifecycle::{Check, Checks, Hook, Stage, signal::Signals},
     storage::{
         Control,
-        migration::{self, Migration, MigrationError},
+        migration::{self, Migration},
     },
 };
-use tokio::task::JoinHandle;
 use tower::{Layer, Service};
+use widgets::Widget;
 
+pub use self::running::Running;
+use self::starting::Starting;
 use crate::{
     answers,
     config::HttpConfig,
+    contract,
     http::{
         connection::Patience,
         doors::{self, Doors},
@@ -28,22 +35,18 @@ use crate::{
     },
     mcp::{Parts, Server, door::Door, served::Served},
     prompt::Prompt,
+    published::{self, Published},
     resource::{Changes, Resource, ResourceTemplate},
     sessions::{self, ENDED, Kept, Sessions, streams::Streams},
     telemetry::{
         Telemetry,
         metrics::{Metrics, Pool},
     },
-    tool::Tool,
+    tool::{Description, Tool},
 };
 
-/// How long a readiness check may take, and how long to wait after a failed round.
+/// How long a readiness check may take.
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
-const CHECK_PAUSE: Duration = Duration::from_millis(100);
-/// How long one attempt at the migrations may take before it is made again.
-const MIGRATION_DEADLINE: Duration = Duration::from_secs(300);
-/// Telemetry's last word; a collector that is away must not hold up an exit.
-const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Why a process leaves that was asked to at its operations door.
 const ASKED: &str = "asked at /leave";
@@ -60,22 +63,6 @@ pub struct App<S> {
     layers: Vec<Box<dyn FnOnce(Router) -> Router + Send>>,
     routes: Router,
     telemetry: Option<Telemetry>,
-}
-
-/// An application that is running.
-pub struct Running {
-    door: Arc<Door>,
-    address: SocketAddr,
-    operations: SocketAddr,
-    lifecycle: Lifecycle,
-    timing: Timing,
-    hooks: Vec<Hook>,
-    listening: JoinHandle<()>,
-    helpers: Vec<JoinHandle<()>>,
-    telemetry: Telemetry,
-    metrics: Arc<Metrics>,
-    database: Option<Database>,
-    control: Option<Control>,
 }
 
 /// Why an application does not start. All of it.
@@ -114,6 +101,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             tools: Vec::new(),
             resources: Vec::new(),
             templates: Vec::new(),
+            widgets: Vec::new(),
             prompts: Vec::new(),
             logging: false,
             changes: None,
@@ -165,6 +153,13 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     /// Adds resources of one form.
     pub fn resource_template(mut self, template: ResourceTemplate) -> Self {
         self.parts.templates.push(template);
+        self
+    }
+
+    /// Adds a widget, for the tools that name it with [`Tool::widget`]. It is listed under two addresses, one for each
+    /// language that hosts speak, and stays readable for as long as its row stands in `mcp_widgets`, from every build.
+    pub fn widget(mut self, widget: &'static Widget) -> Self {
+        self.parts.widgets.push(widget);
         self
     }
 
@@ -269,6 +264,11 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         self
     }
 
+    /// What the application promises its clients.
+    pub fn contract(&self) -> Contract {
+        contract::of(&self.parts)
+    }
+
     /// Opens the ports and starts to become ready.
     ///
     /// # Errors
@@ -283,11 +283,15 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
 
         let lifecycle = Lifecycle::new();
         let release = self.parts.release.clone();
+        let contract = self.contract();
         let telemetry = self.telemetry.unwrap_or_else(|| Telemetry::off(&release));
         let metrics = Arc::new(Metrics::new(&telemetry.meter()));
         // Without the tables sessions live as long as the process.
         let has = |table: &Migration| self.migrations.iter().any(|migration| migration.name == table.name);
         let kept = self.database.clone().filter(|_| has(&sessions::MIGRATION));
+        let published = self.database.clone().filter(|_| has(&published::MIGRATION));
+        let published = Published::new(&self.parts.widgets, published);
+        let has_widgets = !self.parts.widgets.is_empty();
         let answering = self.database.clone().filter(|_| has(&answers::MIGRATION));
         let streams = kept.clone().zip(self.parts.control.clone());
         let streams = streams.map(|(database, control)| Arc::new(Streams::new(database, control)));
@@ -303,7 +307,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             metrics.watch_pool("database", move || pool(&database));
         }
         let control = self.parts.control.clone();
-        let server = Arc::new(Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics));
+        let server =
+            Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics, published.clone());
+        let server = Arc::new(server);
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
         let door = Arc::new(Door::new(server, allowed, config.authentication, config.body_limit, streams));
         let checks = Checks::new(self.checks);
@@ -316,6 +322,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             sessions: sessions.clone(),
             telemetry: telemetry.clone(),
             control: control.clone(),
+            has_widgets,
         };
         let direct = self.layers.is_empty().then(|| door.clone());
         let router =
@@ -326,14 +333,18 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let edge = Arc::new(Edge::new(lifecycle.clone(), &release, direct, router));
         let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience));
         let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
-        let starting = tokio::spawn(become_ready(
-            lifecycle.clone(),
+        let starting = Starting {
+            lifecycle: lifecycle.clone(),
             checks,
-            self.database.clone(),
-            self.migrations,
-            self.migrate,
-            control.clone(),
-        ));
+            database: self.database.clone(),
+            migrations: self.migrations,
+            migrate: self.migrate,
+            control: control.clone(),
+            published,
+            release: release.clone(),
+            contract,
+        };
+        let starting = tokio::spawn(starting.run());
         let keeping = keep(sessions, control.clone(), door.served());
         let following = control.clone().map(|control| tokio::spawn(control.follow()));
         let keeping = tokio::spawn(keeping);
@@ -406,6 +417,16 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         twice("tools", parts.tools.iter().map(|tool| &*tool.description.name).collect(), &mut mistakes);
         twice("prompts", parts.prompts.iter().map(|prompt| &*prompt.description.name).collect(), &mut mistakes);
         twice("resources", parts.resources.iter().map(|resource| &*resource.description.uri).collect(), &mut mistakes);
+        twice("widgets", parts.widgets.iter().map(|widget| widget.name).collect(), &mut mistakes);
+        for widget in &parts.widgets {
+            mistakes.extend(widget.mistakes().into_iter().map(|mistake| format!("widget `{}`: {mistake}", widget.name)));
+        }
+        let served: HashSet<_> = parts.widgets.iter().map(|widget| widget.address()).collect();
+        for Description { name, drawn_by, .. } in parts.tools.iter().map(|tool| &tool.description) {
+            if let Some(address) = drawn_by.as_ref().filter(|address| !served.contains(*address)) {
+                mistakes.push(format!("tool `{name}` is drawn by {address}, which nobody serves: call .widget(…) on the App"));
+            }
+        }
         twice("readiness checks", self.checks.iter().map(Check::name).collect(), &mut mistakes);
         twice("drain hooks", self.hooks.iter().map(Hook::name).collect(), &mut mistakes);
         if let Err(wrong) = migration::check_order(self.migrations) {
@@ -441,48 +462,6 @@ fn pool(database: &Database) -> Pool {
     }
 }
 
-async fn become_ready(
-    lifecycle: Lifecycle,
-    checks: Checks,
-    database: Option<Database>,
-    migrations: &'static [Migration],
-    migrate: bool,
-    control: Option<Control>,
-) {
-    if let Some(database) = database.filter(|_| !migrations.is_empty()) {
-        let mut said = String::new();
-        while let Err(words) = be_migrated(&database, migrations, migrate).await {
-            if words != said {
-                tracing::warn!(error = words, "not ready: migrations: {words}");
-                said = words;
-            }
-            tokio::time::sleep(CHECK_PAUSE).await;
-        }
-    }
-    if let Some(control) = control {
-        // Nobody is served before the phases are known; the database that is away now is one of the checks.
-        while control.refresh().await.is_err() {
-            tokio::time::sleep(CHECK_PAUSE).await;
-        }
-    }
-    checks.all_well(CHECK_PAUSE).await;
-    let took = lifecycle.born().elapsed();
-    // Refused when it was told to leave before it got ready.
-    let _ = lifecycle.advance(Stage::Serving, &format!("ready after {took:.0?}"));
-}
-
-/// Applies what is missing, or waits for whoever does.
-async fn be_migrated(database: &Database, migrations: &'static [Migration], migrate: bool) -> Result<(), String> {
-    let words = |failure: MigrationError| crate::error::Chain(&failure).to_string();
-    if migrate {
-        return migration::apply(database, migrations, MIGRATION_DEADLINE).await.map(drop).map_err(words);
-    }
-    match migration::is_applied(database, migrations).await.map_err(words)? {
-        true => Ok(()),
-        false => Err("some are missing; MIGRATE=off leaves them to `mcp-server migrate expand`".to_owned()),
-    }
-}
-
 /// Looks after the sessions until the process ends. The channel is asked for here and not in the future, which may run only
 /// after the control follows.
 fn keep(sessions: Arc<Sessions>, control: Option<Control>, served: Arc<Served>) -> impl Future<Output = ()> {
@@ -494,65 +473,5 @@ fn keep(sessions: Arc<Sessions>, control: Option<Control>, served: Arc<Served>) 
 async fn serve_operations(listener: Listener, router: Router) {
     if let Err(failure) = axum::serve(listener.into_socket(), router).await {
         tracing::error!(error = %failure, "the operations listener ended: {failure}");
-    }
-}
-
-// === impl Running ===
-
-impl Running {
-    /// Where the public doors are.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Where the operations doors are.
-    pub fn operations_address(&self) -> SocketAddr {
-        self.operations
-    }
-
-    /// The life of this process.
-    pub fn lifecycle(&self) -> &Lifecycle {
-        &self.lifecycle
-    }
-
-    pub(crate) fn door(&self) -> &Door {
-        &self.door
-    }
-
-    /// Waits until `/ready` says 200, or the process leaves before that.
-    pub async fn ready(&self) {
-        self.lifecycle.wait_for(|status| status.stage >= Stage::Serving).await;
-    }
-
-    /// Leaves: unready, then draining, then stopped. `now` cuts the waiting short.
-    pub async fn depart(self, why: &str, now: impl Future<Output = &'static str>) -> Drained {
-        let mut listening = self.listening;
-        let closed = async {
-            // A listener that panicked has no connection left either.
-            let _ = (&mut listening).await;
-        };
-        let drained = self.lifecycle.depart(why, &self.timing, self.hooks, closed, now).await;
-        listening.abort();
-        for helper in &self.helpers {
-            helper.abort();
-        }
-        self.metrics.cut(drained.cut as u64);
-        if let Some(control) = self.control {
-            // In vain when the database is away: the others then notice by its silence.
-            let _ = tokio::time::timeout(CHECK_DEADLINE, control.leave()).await;
-        }
-        if let Some(database) = self.database
-            && let Err(failure) = database.close().await
-        {
-            tracing::warn!(error = %failure, "the database was not closed cleanly: {failure}");
-        }
-        self.telemetry.flush(FLUSH_DEADLINE).await;
-        drained
-    }
-}
-
-impl fmt::Debug for Running {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running").field("address", &self.address).field("lifecycle", &self.lifecycle).finish_non_exhaustive()
     }
 }

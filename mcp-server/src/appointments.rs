@@ -20,16 +20,18 @@ use std::{borrow::Cow, error::Error, sync::Arc};
 
 use axum::extract::FromRef;
 use bg_runtime::{
+    Release,
     database::{DatabaseError, FromSql, Row, Type},
     storage::migration::Migration,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
+use widgets::APPOINTMENTS;
 
 pub use self::store::Appointments;
 use self::time::{Clock, Period, TimeError, Zones};
-use crate::{Tool, ToolError, answers, conversations, sessions};
+use crate::{App, ToolError, answers, conversations, published, sessions};
 
 /// What the tools share.
 #[derive(Debug, Clone)]
@@ -45,10 +47,11 @@ pub const MIGRATIONS: &[Migration] = &[
     conversations::MIGRATIONS[1],
     sessions::MIGRATION,
     answers::MIGRATION,
+    published::MIGRATION,
 ];
 
 /// What a model is told of the server as a whole.
-pub const INSTRUCTIONS: &str = "Searches, books, moves and cancels appointments of a user. Give times with an offset \
+const INSTRUCTIONS: &str = "Searches, books, moves and cancels appointments of a user. Give times with an offset \
 (2026-12-25T09:00:00+01:00), or with timeZone as the clock shows them there (2026-12-25T09:00). Search before changing: \
 the ids come from there. A slot is given once; when it is taken the answer says by what. Appointments marked `imported` \
 belong to a calendar elsewhere and are changed there.";
@@ -148,9 +151,18 @@ pub(crate) enum AppointmentError {
 
 const DRAWN_BY: &str = "text/html+skybridge";
 
-/// Every tool, as a newcomer would meet them.
-pub fn tools() -> [Tool<AppState>; 4] {
-    [search::tool(), book::tool(), reschedule::tool(), cancel::tool()]
+/// The application, whole but for its place: where it listens, and what its database is.
+pub fn app(release: Release, state: AppState) -> App<AppState> {
+    App::new(release, state)
+        .name("appointments")
+        .title("Appointments")
+        .instructions(INSTRUCTIONS)
+        .tool(search::tool())
+        .tool(book::tool())
+        .tool(reschedule::tool())
+        .tool(cancel::tool())
+        .widget(&APPOINTMENTS)
+        .migrations(MIGRATIONS)
 }
 
 // === impl AppState ===

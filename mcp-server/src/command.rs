@@ -19,7 +19,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use mcp_server::{
-    App, Config,
+    Config,
     appointments::{self, AppState, Appointments, MIGRATIONS, import},
     config,
     error::Chain,
@@ -78,17 +78,7 @@ pub(crate) fn serve() -> ExitCode {
         let state = AppState { appointments: Appointments::new(database.clone(), config.time_zone) };
         let replica = Replica::new(config.release.color, config.release.version.to_string(), MIGRATIONS);
         let control = Control::new(database.clone(), replica);
-        let mut app = App::new(config.release, state)
-            .name("appointments")
-            .title("Appointments")
-            .instructions(appointments::INSTRUCTIONS)
-            .database(database)
-            .migrations(MIGRATIONS)
-            .control(control)
-            .telemetry(telemetry);
-        for tool in appointments::tools() {
-            app = app.tool(tool);
-        }
+        let mut app = appointments::app(config.release, state).database(database).control(control).telemetry(telemetry);
         if !config.migrate {
             app = app.migrated_elsewhere();
         }

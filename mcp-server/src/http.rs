@@ -7,3 +7,4 @@ pub(crate) mod doors;
 pub(crate) mod edge;
 pub(crate) mod listener;
 pub(crate) mod origin;
+pub(crate) mod widget_test;

@@ -33,6 +33,7 @@ pub mod conversations;
 pub mod error;
 pub mod extract;
 pub mod prompt;
+pub mod published;
 pub mod reply;
 pub mod resource;
 pub mod sessions;
@@ -40,13 +41,14 @@ pub mod telemetry;
 pub mod testing;
 pub mod tool;
 
+mod contract;
 mod http;
 mod mcp;
 
 /// The tables of what the framework keeps: conversations, sessions, first answers. An application's own migrations stand beside them,
 /// in the order of their numbers; the framework takes 0002 to 0099.
 pub const MIGRATIONS: &[bg_runtime::storage::migration::Migration] =
-    &[conversations::MIGRATIONS[0], conversations::MIGRATIONS[1], sessions::MIGRATION, answers::MIGRATION];
+    &[conversations::MIGRATIONS[0], conversations::MIGRATIONS[1], sessions::MIGRATION, answers::MIGRATION, published::MIGRATION];
 
 pub use app::{App, Running, StartError};
 pub use bg_runtime;
@@ -55,3 +57,4 @@ pub use error::ToolError;
 pub use reply::Reply;
 pub use rmcp;
 pub use tool::Tool;
+pub use widgets;

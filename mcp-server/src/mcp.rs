@@ -29,10 +29,12 @@ use rmcp::model::{
     Implementation, JsonObject, ListToolsResult, ProtocolVersion, ServerCapabilities, ServerConfig, ToolsCapability,
 };
 use serde_json::{Value, json};
+use widgets::Widget;
 
 use crate::{
     extract::{Call, Rejection},
     prompt::Prompt,
+    published::Published,
     reply::Writer,
     resource::{Changes, Resource, ResourceTemplate},
     sessions::Sessions,
@@ -65,6 +67,8 @@ pub(crate) struct Server {
     pub(crate) operations: Operations,
     /// Flags, where there is a database that holds some.
     pub(crate) control: Option<Control>,
+    /// Widgets, of this build and of others.
+    pub(crate) published: Published,
 }
 
 /// A tool's function with the application's state in it.
@@ -111,6 +115,7 @@ pub(crate) struct Parts<S> {
     pub(crate) tools: Vec<Tool<S>>,
     pub(crate) resources: Vec<Resource>,
     pub(crate) templates: Vec<ResourceTemplate>,
+    pub(crate) widgets: Vec<&'static Widget>,
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) logging: bool,
     pub(crate) changes: Option<Changes>,
@@ -124,6 +129,7 @@ impl Server {
         sessions: Arc<Sessions>,
         call_timeout: Duration,
         metrics: &Metrics,
+        published: Published,
     ) -> Self {
         let config = config(&parts);
         let mut descriptions: Vec<&Description> = parts.tools.iter().map(|tool| &tool.description).collect();
@@ -138,6 +144,8 @@ impl Server {
             other: metrics.operation("_other", None),
         };
         let state = parts.state;
+        let mut resources = parts.resources;
+        resources.extend(published.resources());
         let routes = parts
             .tools
             .into_iter()
@@ -161,13 +169,14 @@ impl Server {
             config,
             routes,
             tools,
-            resources: parts.resources,
+            resources,
             templates: parts.templates,
             prompts: parts.prompts,
             changes: parts.changes,
             encoded,
             operations,
             control: parts.control,
+            published,
         }
     }
 
@@ -199,12 +208,12 @@ pub(crate) fn tool_flag(tool: &str) -> String {
     format!("tool.{tool}")
 }
 
-fn config<S>(parts: &Parts<S>) -> ServerConfig {
+pub(crate) fn config<S>(parts: &Parts<S>) -> ServerConfig {
     let mut info = Implementation::new(parts.name.clone(), &*parts.release.version);
     info.title.clone_from(&parts.title);
     let mut capabilities = ServerCapabilities::default();
     capabilities.tools = (!parts.tools.is_empty()).then(ToolsCapability::default);
-    if !parts.resources.is_empty() || !parts.templates.is_empty() {
+    if !parts.resources.is_empty() || !parts.templates.is_empty() || !parts.widgets.is_empty() {
         let resources = capabilities.resources.get_or_insert_default();
         resources.subscribe = parts.changes.is_some().then_some(true);
     }

@@ -47,6 +47,8 @@ pub struct Description {
     pub(crate) needs_peer: bool,
     /// Whether the same call made again does nothing more; see [`Once`](crate::answers::Once).
     pub(crate) acts_once: bool,
+    /// The address of the widget that draws what it answers.
+    pub(crate) drawn_by: Option<String>,
     /// The function's path, so that a mistake found at start names the code.
     pub(crate) function: &'static str,
 }
@@ -137,6 +139,7 @@ impl<S> Tool<S> {
             meta: JsonObject::new(),
             needs_peer: false,
             acts_once: false,
+            drawn_by: None,
             function: type_name::<F>(),
         };
         F::describe(&mut description);

@@ -19,11 +19,9 @@ use bg_runtime::{
 };
 use jiff::{Timestamp, tz::TimeZone};
 use mcp_server::{
-    App,
     appointments::{
-        AppState, Appointments, MIGRATIONS,
+        AppState, Appointments, app,
         import::{self, ImportError, Imported, Remark},
-        tools,
     },
     testing::{self, Server},
 };
@@ -579,11 +577,7 @@ impl Desk {
         let database = Database::open(config).await.expect("PostgreSQL can be started: see the README for how to get it");
         let appointments = Appointments::new(database.clone(), TimeZone::UTC);
         let release = Release::new(Color::Blue, "1.0.0", "test").unwrap();
-        let mut app =
-            App::new(release, AppState { appointments: appointments.clone() }).database(database.clone()).migrations(MIGRATIONS);
-        for tool in tools() {
-            app = app.tool(tool);
-        }
+        let app = app(release, AppState { appointments: appointments.clone() }).database(database.clone());
         let server = testing::start(app).await.unwrap();
         Self { server, database, appointments, _home: home }
     }

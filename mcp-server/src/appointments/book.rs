@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
+use widgets::APPOINTMENTS;
 
 use super::{
     AppState, Appointment, AppointmentError, Appointments, Changed, Drawn,
@@ -49,6 +50,8 @@ struct BookAppointment {
 pub(super) fn tool() -> Tool<AppState> {
     Tool::new("book_appointment", book_appointment)
         .title("Book an appointment")
+        .widget(&APPOINTMENTS)
+        .says("Booking…", "Booked")
         .describe(
             "Books an appointment for a user. It fails, and says what is in the way, when the user has another appointment at \
              that time. Settle title, date, time and time zone with the user first.",

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use widgets::APPOINTMENTS;
 
 use super::{
     AppState, AppointmentError, Appointments, Changed, Drawn,
@@ -27,6 +28,8 @@ struct CancelAppointment {
 pub(super) fn tool() -> Tool<AppState> {
     Tool::new("cancel_appointment", cancel_appointment)
         .title("Cancel an appointment")
+        .widget(&APPOINTMENTS)
+        .says("Cancelling…", "Cancelled")
         .describe(
             "Cancels a booked appointment and frees its time. Confirm with the user first: it cannot be undone, only booked \
              anew. Appointments imported from a calendar are cancelled there, not here.",

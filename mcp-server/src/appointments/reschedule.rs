@@ -4,6 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use widgets::APPOINTMENTS;
 
 use super::{
     AppState, AppointmentError, Appointments, Changed, Drawn,
@@ -39,6 +40,8 @@ struct RescheduleAppointment {
 pub(super) fn tool() -> Tool<AppState> {
     Tool::new("reschedule_appointment", reschedule_appointment)
         .title("Reschedule an appointment")
+        .widget(&APPOINTMENTS)
+        .says("Moving the appointment…", "Moved")
         .describe(
             "Moves a booked appointment to another time. It fails, and says what is in the way, when the new time is taken; \
              the appointment then stays where it was. Appointments imported from a calendar are moved there, not here.",

@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use widgets::APPOINTMENTS;
 
 use super::{
     AppState, Appointment, AppointmentError, Appointments, Drawn, push_line,
@@ -80,6 +81,8 @@ const MOST_WORDS_BYTES: usize = 8 * 1024;
 pub(super) fn tool() -> Tool<AppState> {
     Tool::new("search_appointments", search_appointments)
         .title("Search appointments")
+        .widget(&APPOINTMENTS)
+        .says("Looking for appointments…", "Appointments")
         .describe(
             "Lists a user's appointments by start, optionally of certain days. Use it to answer what is planned, to look for \
              free time, and to learn the id of an appointment before changing it. Cancelled appointments are listed with \

@@ -17,6 +17,7 @@ use bg_runtime::{
 use serde_json::{Value, json};
 
 use crate::{
+    http::widget_test,
     sessions::Sessions,
     telemetry::{PROMETHEUS_TEXT, Telemetry},
 };
@@ -35,16 +36,20 @@ pub(crate) struct Doors {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) telemetry: Telemetry,
     pub(crate) control: Option<Control>,
+    pub(crate) has_widgets: bool,
 }
 
 /// The public doors.
 pub(crate) fn public(doors: Doors) -> Router {
-    Router::new()
+    let mut router = Router::new()
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/health/database", get(database))
-        .route("/.well-known/openai-apps-challenge", get(challenge))
-        .with_state(doors)
+        .route("/.well-known/openai-apps-challenge", get(challenge));
+    if doors.has_widgets {
+        router = router.route("/widget-test", get(widget_test::page)).route("/widget-test/frame", get(widget_test::frame));
+    }
+    router.with_state(doors)
 }
 
 /// The operations doors. Never public.

@@ -163,11 +163,13 @@ impl ServerHandler for Protocol {
         let uri = request.uri;
         let (reader, variables) = match self.resource(&uri) {
             Some(resource) => (&resource.reader, Default::default()),
-            None => {
-                let found = self.server.templates.iter().find_map(|template| Some((template, template.variables(&uri)?)));
-                let (template, variables) = found.ok_or_else(|| no_resource(&uri))?;
-                (&template.reader, variables)
-            }
+            None => match self.server.templates.iter().find_map(|template| Some((template, template.variables(&uri)?))) {
+                Some((template, variables)) => (&template.reader, variables),
+                None => {
+                    let published = async { Ok(self.server.published.read(&uri).await?) };
+                    return self.bounded(&uri, published).await?.map(Into::into).ok_or_else(|| no_resource(&uri));
+                }
+            },
         };
         self.bounded(&uri, reader(Read { uri: uri.clone(), variables })).await
     }
