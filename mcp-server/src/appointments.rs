@@ -20,10 +20,12 @@ use std::{borrow::Cow, error::Error, sync::Arc};
 
 use axum::extract::FromRef;
 use bg_runtime::{
-    Release,
-    database::{DatabaseError, FromSql, Row, Type},
+    Color, Database, Release,
+    contract::Contract,
+    database::{DatabaseConfig, DatabaseError, FromSql, Row, Type},
     storage::migration::Migration,
 };
+use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
@@ -150,6 +152,17 @@ pub(crate) enum AppointmentError {
 }
 
 const DRAWN_BY: &str = "text/html+skybridge";
+
+/// What the application promises its clients. It asks no database.
+///
+/// # Errors
+/// None is known; the way to a database is prepared, and never gone.
+pub async fn contract() -> Result<Contract, DatabaseError> {
+    let nowhere = DatabaseConfig { url: Some("postgresql://nobody@127.0.0.1/nothing".to_owned()), ..DatabaseConfig::default() };
+    let appointments = Appointments::new(Database::open(nowhere).await?, TimeZone::UTC);
+    let release = Release::new(Color::Blue, "0", "contract").expect("visible ASCII");
+    Ok(app(release, AppState { appointments }).contract())
+}
 
 /// The application, whole but for its place: where it listens, and what its database is.
 pub fn app(release: Release, state: AppState) -> App<AppState> {

@@ -1,5 +1,6 @@
 //! What each command does. The only place that ends the process, prints to a person, or installs a global.
 
+pub(crate) mod contract;
 pub(crate) mod migrate;
 
 use std::{
@@ -204,6 +205,19 @@ fn with_config(run: impl AsyncFnOnce(Config) -> ExitCode) -> ExitCode {
         Ok(runtime) => runtime.block_on(run(config)),
         Err(failure) => complain(&format!("no runtime can be started: {failure}"), 70),
     }
+}
+
+/// Runs a command on the database, once that has answered.
+fn with_database(run: impl AsyncFnOnce(&Database) -> Result<ExitCode, ExitCode>) -> ExitCode {
+    with_config(async |config| {
+        let database = match reached_database(&config).await {
+            Ok(database) => database,
+            Err(code) => return code,
+        };
+        let code = run(&database).await.unwrap_or_else(|code| code);
+        let _ = database.close().await;
+        code
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "a command's result goes to standard output")]

@@ -33,6 +33,10 @@ enum Command {
     Migrate(command::migrate::Migrate),
     /// Switch a tool off, or on for a share of its callers, without a deploy.
     Flag(command::migrate::Flag),
+    /// Print what this build promises its clients, or compare it with what another one does.
+    Contract(command::contract::Contract),
+    /// List the widgets that hosts can read, or take one back.
+    Widget(command::contract::Widget),
     /// Print what is configured, with defaults and reasons; secrets hidden.
     Config,
     /// Ask a running server for its health, as a container's health check.
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         Command::Import(import) => command::import(import),
         Command::Migrate(migrate) => command::migrate::migrate(migrate),
         Command::Flag(flag) => command::migrate::flag(flag),
+        Command::Contract(contract) => command::contract::contract(contract),
+        Command::Widget(widget) => command::contract::widget(widget),
         Command::Config => command::config(),
         Command::Health(health) => command::health(&health),
     }

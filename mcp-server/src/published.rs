@@ -9,10 +9,11 @@ use std::sync::Arc;
 use bg_runtime::{
     Database, Release,
     contract::Contract,
-    database::{DatabaseError, Json, Type},
+    database::{DatabaseError, Json, Row, SqlState, Type},
     storage::migration::Migration,
 };
 use rmcp::model::{JsonObject, MetaObject, ReadResourceResult, ResourceContents};
+use serde::Serialize;
 use serde_json::json;
 use widgets::{MCP_APP, SKYBRIDGE, Widget};
 
@@ -30,6 +31,36 @@ pub(crate) struct Document {
     pub(crate) meta: JsonObject,
 }
 
+/// A widget that some build published.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedWidget {
+    /// Where hosts read it.
+    pub address: String,
+    /// How a host knows it.
+    pub mime_type: String,
+    /// How long its document is.
+    pub bytes: i32,
+    /// The build that published it first.
+    pub published_by: String,
+    /// When: RFC 3339, in UTC.
+    pub published_at: String,
+}
+
+/// The contract of a build that has run here.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptContract {
+    /// Version and commit.
+    pub build: String,
+    /// The color it ran in last.
+    pub color: String,
+    /// When it was taken: RFC 3339, in UTC.
+    pub taken_at: String,
+    /// What it promises.
+    pub contract: Contract,
+}
+
 /// What this build publishes, and what is read of others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
@@ -45,6 +76,58 @@ const READ: &str = "SELECT mime_type, html, meta FROM mcp_widgets WHERE address 
 const KEEP: &str = "INSERT INTO mcp_contracts (build, color, contract) VALUES ($1, $2, $3) \
      ON CONFLICT (build) DO UPDATE SET color = excluded.color, contract = excluded.contract, taken_at = now() \
      WHERE mcp_contracts.contract IS DISTINCT FROM excluded.contract OR mcp_contracts.color <> excluded.color";
+
+const WIDGETS: &str = "SELECT address, mime_type, octet_length(html), published_by, \
+     to_char(published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM mcp_widgets ORDER BY published_at, address";
+const WITHDRAW: &str = "DELETE FROM mcp_widgets WHERE address = $1";
+const CONTRACTS: &str = "SELECT build, color, contract, to_char(taken_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') \
+     FROM mcp_contracts ORDER BY taken_at, build";
+
+/// Every widget that is published in this database, the first one first.
+///
+/// # Errors
+/// See [`DatabaseError`].
+pub async fn widgets(database: &Database) -> Result<Vec<PublishedWidget>, DatabaseError> {
+    let rows = published(database, WIDGETS).await?;
+    let widget = |row: &Row| PublishedWidget {
+        address: row.get(0),
+        mime_type: row.get(1),
+        bytes: row.get(2),
+        published_by: row.get(3),
+        published_at: row.get(4),
+    };
+    Ok(rows.iter().map(widget).collect())
+}
+
+/// Takes a widget back: conversations that show it show an error from then on, unless a build that lives has it. Whether it
+/// was there.
+///
+/// # Errors
+/// See [`DatabaseError`].
+pub async fn withdraw(database: &Database, address: &str) -> Result<bool, DatabaseError> {
+    Ok(database.get().await?.execute(WITHDRAW, &[(&address, Type::TEXT)]).await? > 0)
+}
+
+/// The contracts of the builds that have run on this database, the first one first.
+///
+/// # Errors
+/// See [`DatabaseError`].
+pub async fn contracts(database: &Database) -> Result<Vec<KeptContract>, DatabaseError> {
+    let rows = published(database, CONTRACTS).await?;
+    let kept = |row: &Row| {
+        let Json(contract) = row.try_get(2).map_err(|_| DatabaseError::mismatch("a contract cannot be read"))?;
+        Ok(KeptContract { build: row.get(0), color: row.get(1), contract, taken_at: row.get(3) })
+    };
+    rows.iter().map(kept).collect()
+}
+
+/// Nothing is published where nobody has migrated yet.
+async fn published(database: &Database, sql: &'static str) -> Result<Vec<Row>, DatabaseError> {
+    match database.get().await?.query(sql, &[]).await {
+        Err(error) if error.sql_state() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
+        rows => rows,
+    }
+}
 
 impl<S> Tool<S> {
     /// The widget that draws what the tool answers; the widget may call the tool too. Both families of metadata are sent:

@@ -19,7 +19,7 @@ use mcp_server::{appointments::MIGRATIONS, error::Chain};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Bar, complain, print, reached_database, with_config};
+use super::{Bar, complain, print, with_database};
 
 /// How long a verb waits for its turn: another one, or a replica that is just starting.
 const TURN: Duration = Duration::from_secs(30);
@@ -172,41 +172,22 @@ pub(crate) fn migrate(migrate: Migrate) -> ExitCode {
             None => complain(&format!("{name} is no migration with phases"), 1),
         };
     }
-    with_config(async |config| {
-        let database = match reached_database(&config).await {
-            Ok(database) => database,
-            Err(code) => return code,
-        };
+    with_database(async |database| {
         let json = migrate.json;
-        let outcome = run(&database, migrate).await;
-        let _ = database.close().await;
-        match outcome {
-            Ok(outcome) => {
-                let code = if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-                if json {
-                    print(&serde_json::to_string(&outcome).expect("an outcome serializes"));
-                } else {
-                    print(&outcome.did);
-                }
-                code
-            }
-            Err(failure) => complain(&Chain(&*failure), 1),
+        let outcome = run(database, migrate).await.map_err(|failure| complain(&Chain(&*failure), 1))?;
+        if json {
+            print(&serde_json::to_string(&outcome).expect("an outcome serializes"));
+        } else {
+            print(&outcome.did);
         }
+        Ok(if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 
 pub(crate) fn flag(flag: Flag) -> ExitCode {
-    with_config(async |config| {
-        let database = match reached_database(&config).await {
-            Ok(database) => database,
-            Err(code) => return code,
-        };
-        let done = set_flag(&database, &flag).await;
-        let _ = database.close().await;
-        match done {
-            Ok(words) => print(&words),
-            Err(failure) => complain(&Chain(&failure), 1),
-        }
+    with_database(async |database| {
+        let done = set_flag(database, &flag).await.map_err(|failure| complain(&Chain(&failure), 1))?;
+        Ok(print(&done))
     })
 }
 
