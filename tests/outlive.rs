@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use rmcp::{
+    ServiceExt,
+    model::{CallToolRequestParams, ClientConfig},
+    transport::StreamableHttpClientTransport,
+};
 use serde_json::{Value, json};
 use tests::{
+    front::Front,
     http::{Answer, Connection},
+    node::Held,
     postgres::DataDir,
     server::Server,
 };
@@ -122,4 +129,85 @@ async fn two_hundred_calls_whose_process_was_killed_are_answered_by_the_other_co
     for client in &clients {
         assert_eq!(client.ask(&old, "ping").await.status, 200);
     }
+}
+
+/// The official clients, behind an address that stays: the answer they wait for comes from the other color, once, and in the
+/// session that they opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_clients_never_notice_that_a_color_was_killed() {
+    let data = DataDir::new();
+    let mut live = start(&data, "blue", &[]).await;
+    let front = Front::start(live.address()).await;
+    let url = front.url();
+
+    let mut typescript = Held::start("client-2025.mjs", &["--url", &url, "--tool", "tell", "--calls", "0", "--reconnect"]).await;
+    let connected = typescript.event(&["connected"]).await;
+    assert!(connected["sessionId"].is_string(), "{connected}");
+    let rmcp = ClientConfig::default().serve(StreamableHttpClientTransport::from_uri(url)).await.expect("rmcp's client connects");
+
+    for (turn, color) in ["green", "blue", "green"].into_iter().enumerate() {
+        typescript.call(&json!({ "n": turn })).await;
+        let arguments = json!({ "n": turn + 100 });
+        let call = CallToolRequestParams::new("tell").with_arguments(arguments.as_object().cloned().unwrap_or_default());
+        let waiting = rmcp.call_tool(call);
+        let next = async {
+            live.calls(2).await;
+            let next = start(&data, color, &[]).await;
+            front.switch(next.address());
+            live.signal("KILL");
+            next.release_calls();
+            next
+        };
+        let (told, next) = tokio::join!(tokio::time::timeout(LONG, waiting), next);
+        let told = told.unwrap_or_else(|_| panic!("rmcp's client was not answered:\n{}", next.stderr()));
+        let told = serde_json::to_value(told.expect("rmcp's client is answered")).expect("a result is JSON");
+        assert_eq!(told["content"][0]["text"], format!("told {} by {color}", turn + 100));
+        assert_eq!(typescript.result().await["content"][0]["text"], format!("told {turn} by {color}"));
+        live.exit(LONG).await;
+        // Killed between two calls, it costs nothing either; and the gate of a fresh one is shut.
+        live = start(&data, color, &[]).await;
+        front.switch(live.address());
+        next.signal("KILL");
+        next.exit(LONG).await;
+    }
+    let sessions = data.query("SELECT count(*) FROM mcp_sessions").await;
+    assert_eq!(sessions, "2", "a client began anew");
+    let answered = data.query("SELECT count(*) FROM mcp_stream_events WHERE is_answer AND message LIKE '%\"told 1 by %'").await;
+    assert_eq!(answered, "1", "an answer was given twice");
+    rmcp.cancel().await.expect("rmcp's client leaves");
+    typescript.leave().await;
+}
+
+/// 2026-07-28 has neither sessions nor streams that are read on: a client makes a call again that was cut off, and names its
+/// conversation each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_of_a_client_without_sessions_goes_on_in_the_other_color() {
+    let data = DataDir::new();
+    let blue = start(&data, "blue", &[]).await;
+    let front = Front::start(blue.address()).await;
+    let mut client =
+        Held::start("client-2026.mjs", &["--url", &front.url(), "--tool", "add", "--calls", "0", "--reconnect"]).await;
+    assert_eq!(client.event(&["connected"]).await["protocolVersion"], "2026-07-28");
+
+    client.call(&json!({ "thing": "milk" })).await;
+    let first = client.result().await["structuredContent"].clone();
+    let handle = first["conversation"].as_str().unwrap_or_else(|| panic!("no handle: {first}")).to_owned();
+    let mut expected = vec!["milk".to_owned()];
+    let mut live = blue;
+    for (color, thing) in [("green", "eggs"), ("blue", "tea"), ("green", "salt")] {
+        let next = start(&data, color, &[]).await;
+        front.switch(next.address());
+        live.signal("KILL");
+        live.exit(LONG).await;
+        client.call(&json!({ "thing": thing, "conversation": handle })).await;
+        expected.push(thing.to_owned());
+        let answer = client.result().await;
+        assert_eq!(
+            answer["structuredContent"],
+            json!({ "things": expected, "color": color, "conversation": handle }),
+            "{answer}"
+        );
+        live = next;
+    }
+    client.leave().await;
 }

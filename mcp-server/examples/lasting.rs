@@ -1,38 +1,58 @@
 //! An application for watching a deploy: what its clients hold on to outlives the process it began in.
 //!
 //! - `tell` says that it has begun, and answers once the process has got SIGUSR1; making it again does no harm,
-//! - `act` does the same, and may not be made again.
+//! - `act` does the same, and may not be made again,
+//! - `add` adds to what its conversation remembers, and says by what handle the conversation is found again,
+//! - `order` does so and keeps the conversation on the build it began on, until `pay`,
+//! - `ask` asks for a name, and greets whoever has it,
+//! - `draw` is drawn by a widget, another one in each color.
 //!
 //! ```sh
 //! DATABASE_URL=postgresql://… RELEASE_COLOR=blue cargo run --example lasting
 //! ```
 
+use axum::extract::FromRef;
 use mcp_server::{
-    App, Config, MIGRATIONS, Tool,
+    App, Config, MIGRATIONS, Reply, Tool, ToolError,
     bg_runtime::{
-        Database,
+        Color, Database,
         storage::{Control, Replica},
     },
-    extract::{Parameters, Peer, Release, State},
+    conversation::{Conversation, ConversationState, Handle},
+    conversations::Conversations,
+    extract::{Inputs, Parameters, Peer, Release, State},
+    rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult},
     telemetry::Telemetry,
+    widgets::Widget,
 };
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
-#[derive(serde::Deserialize, schemars::JsonSchema)]
-struct Number {
-    n: u32,
+#[derive(Clone)]
+struct Lasting {
+    gate: watch::Sender<bool>,
+    conversations: Conversations,
 }
 
-#[derive(Clone)]
-struct Gate(watch::Sender<bool>);
-
-impl axum::extract::FromRef<Gate> for watch::Receiver<bool> {
-    fn from_ref(gate: &Gate) -> Self {
-        gate.0.subscribe()
+impl FromRef<Lasting> for watch::Receiver<bool> {
+    fn from_ref(lasting: &Lasting) -> Self {
+        lasting.gate.subscribe()
     }
+}
+
+impl FromRef<Lasting> for Conversations {
+    fn from_ref(lasting: &Lasting) -> Self {
+        lasting.conversations.clone()
+    }
+}
+
+#[derive(Deserialize, schemars::JsonSchema)]
+struct Number {
+    n: u32,
 }
 
 async fn tell(
@@ -48,27 +68,97 @@ async fn tell(
     format!("told {} by {}", number.n, release.color)
 }
 
+#[derive(Deserialize, schemars::JsonSchema)]
+struct Thing {
+    /// What to add.
+    thing: String,
+    conversation: Option<Handle>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Basket {
+    #[serde(default)]
+    things: Vec<String>,
+}
+
+impl ConversationState for Basket {}
+
+#[derive(Serialize, schemars::JsonSchema)]
+struct Added {
+    things: Vec<String>,
+    color: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation: Option<Handle>,
+}
+
+async fn add(
+    Parameters(thing): Parameters<Thing>,
+    basket: Conversation<Basket>,
+    release: Release,
+) -> Result<Reply<Added>, ToolError> {
+    let _ = thing.conversation;
+    let things = basket
+        .update(|basket| {
+            basket.things.push(thing.thing.clone());
+            basket.set_widget("basket", &basket.things.len());
+            basket.things.clone()
+        })
+        .await?;
+    let text = format!("{} things", things.len());
+    Ok(Reply::new(Added { things, color: release.color.to_string(), conversation: basket.handle().cloned() }, text))
+}
+
+async fn ask(inputs: Inputs, release: Release) -> Result<CallToolResponse, ToolError> {
+    let asked_by: Option<String> = inputs.open()?;
+    let name = inputs.responses.get("name").and_then(|answer| answer["content"]["name"].as_str());
+    if let (Some(asked_by), Some(name)) = (asked_by, name) {
+        let words = format!("Hello, {name}: asked by {asked_by}, greeted by {}.", release.color);
+        return Ok(CallToolResult::success(vec![ContentBlock::text(words)]).into());
+    }
+    let form = json!({ "type": "object", "properties": { "name": { "type": "string" } }, "required": ["name"] });
+    let question = json!({ "name": { "method": "elicitation/create", "params": {
+        "mode": "form", "message": "What is your name?", "requestedSchema": form,
+    } } });
+    let question = serde_json::from_value(question).map_err(ToolError::internal)?;
+    Ok(InputRequiredResult::new(Some(question), Some(inputs.seal(&release.color.to_string())?)).into())
+}
+
+async fn draw(release: Release) -> String {
+    format!("drawn by {}", release.color)
+}
+
+static BLUE: Widget = Widget::new("lasting", "<!doctype html><title>Blue</title><p>Blue</p>");
+static GREEN: Widget = Widget::new("lasting", "<!doctype html><title>Green</title><p>Green</p>");
+
 #[tokio::main]
 async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
     let telemetry = Telemetry::install(&config.telemetry, &config.release)?;
-    let gate = Gate(watch::Sender::new(false));
+    let gate = watch::Sender::new(false);
     let mut opened = signal(SignalKind::user_defined1())?;
     tokio::spawn({
         let gate = gate.clone();
         async move {
             opened.recv().await;
-            gate.0.send_replace(true);
+            gate.send_replace(true);
         }
     });
     let database = Database::open(config.database).await?;
     let control = Control::new(database.clone(), Replica::new(config.release.color, &*config.release.version, MIGRATIONS));
-    Ok(App::new(config.release, gate)
+    let conversations = Conversations::new(database.clone(), control.clone());
+    let widget = if config.release.color == Color::Blue { &BLUE } else { &GREEN };
+    Ok(App::new(config.release, Lasting { gate, conversations })
         .database(database)
         .migrations(MIGRATIONS)
         .control(control)
         .tool(Tool::new("tell", tell).describe("Answers when told to.").read_only())
         .tool(Tool::new("act", tell).describe("Acts when told to.").additive())
+        .tool(Tool::new("add", add).describe("Adds to a basket.").additive())
+        .tool(Tool::new("order", add).describe("Adds to an order.").additive().pinned_until("paid"))
+        .tool(Tool::new("pay", add).describe("Pays for an order.").additive().reaches("paid"))
+        .tool(Tool::new("ask", ask).describe("Asks for a name.").read_only())
+        .tool(Tool::new("draw", draw).describe("Draws.").read_only().widget(widget))
+        .widget(widget)
         .telemetry(telemetry)
         .serve(config.http)
         .await)

@@ -3,6 +3,7 @@
 //! [`App::start`] finds every mistake before a port is opened and says them all at once.
 
 mod running;
+mod sharing;
 mod starting;
 
 use std::{collections::HashSet, fmt, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
@@ -21,9 +22,8 @@ use tower::{Layer, Service};
 use widgets::Widget;
 
 pub use self::running::Running;
-use self::starting::Starting;
+use self::{sharing::Sharing, starting::Starting};
 use crate::{
-    answers,
     config::HttpConfig,
     contract,
     http::{
@@ -33,16 +33,15 @@ use crate::{
         listener::Listener,
         origin::Allowed,
     },
-    mcp::{Parts, Server, door::Door, served::Served},
+    mcp::{Parts, Server, door::Door},
+    pins,
     prompt::Prompt,
-    published::{self, Published},
     resource::{Changes, Resource, ResourceTemplate},
-    sessions::{self, ENDED, Kept, Sessions, streams::Streams},
     telemetry::{
         Telemetry,
         metrics::{Metrics, Pool},
     },
-    tool::{Description, Tool},
+    tool::{Description, Pinning, Tool},
 };
 
 /// How long a readiness check may take.
@@ -286,19 +285,8 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let contract = self.contract();
         let telemetry = self.telemetry.unwrap_or_else(|| Telemetry::off(&release));
         let metrics = Arc::new(Metrics::new(&telemetry.meter()));
-        // Without the tables sessions live as long as the process.
-        let has = |table: &Migration| self.migrations.iter().any(|migration| migration.name == table.name);
-        let kept = self.database.clone().filter(|_| has(&sessions::MIGRATION));
-        let published = self.database.clone().filter(|_| has(&published::MIGRATION));
-        let published = Published::new(&self.parts.widgets, published);
+        let sharing = Sharing::new(&self.parts, self.database.as_ref(), self.migrations, &config, public.address());
         let has_widgets = !self.parts.widgets.is_empty();
-        let answering = self.database.clone().filter(|_| has(&answers::MIGRATION));
-        let streams = kept.clone().zip(self.parts.control.clone());
-        let streams = streams.map(|(database, control)| Arc::new(Streams::new(database, control)));
-        let sessions = Arc::new(match kept {
-            Some(database) => Sessions::kept(config.sessions, Kept::new(database, release.clone())),
-            None => Sessions::new(config.sessions),
-        });
         metrics.watch_lifecycle({
             let lifecycle = lifecycle.clone();
             move || lifecycle.status()
@@ -307,11 +295,13 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             metrics.watch_pool("database", move || pool(&database));
         }
         let control = self.parts.control.clone();
+        let sessions = sharing.sessions.clone();
         let server =
-            Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics, published.clone());
+            Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics, sharing.shared());
         let server = Arc::new(server);
+        let request_states = server.request_states.clone();
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
-        let door = Arc::new(Door::new(server, allowed, config.authentication, config.body_limit, streams));
+        let door = Arc::new(Door::new(server, allowed, config.authentication, config.body_limit, sharing.streams.clone()));
         let checks = Checks::new(self.checks);
         let doors = Doors {
             release: release.clone(),
@@ -319,10 +309,11 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             checks: checks.clone(),
             database: self.database.clone(),
             openai_challenge: config.openai_challenge.as_deref().map(Into::into),
-            sessions: sessions.clone(),
+            sessions,
             telemetry: telemetry.clone(),
             control: control.clone(),
             has_widgets,
+            drainage: sharing.drainage.clone(),
         };
         let direct = self.layers.is_empty().then(|| door.clone());
         let router =
@@ -340,15 +331,16 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             migrations: self.migrations,
             migrate: self.migrate,
             control: control.clone(),
-            published,
+            published: sharing.published.clone(),
+            request_state_keys: config.request_state_keys,
+            request_states,
+            keys_in: sharing.keys_in.clone(),
             release: release.clone(),
             contract,
         };
         let starting = tokio::spawn(starting.run());
-        let keeping = keep(sessions, control.clone(), door.served());
-        let following = control.clone().map(|control| tokio::spawn(control.follow()));
-        let keeping = tokio::spawn(keeping);
-        let answering = answering.map(|database| tokio::spawn(answers::look_after(database)));
+        let drainage = sharing.drainage.clone();
+        let keeping = sharing.look_after(door.served(), &lifecycle);
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
             door,
@@ -358,8 +350,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             timing: config.timing,
             hooks: self.hooks,
             listening,
-            helpers: [serving_operations, starting, keeping].into_iter().chain(following).chain(answering).collect(),
+            helpers: [serving_operations, starting].into_iter().chain(keeping).collect(),
             control,
+            drainage,
             telemetry,
             metrics,
             database: self.database,
@@ -435,6 +428,14 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         if !self.migrations.is_empty() && self.database.is_none() {
             mistakes.push("there are migrations and no database: call .database(…)".to_owned());
         }
+        let has_pins = self.migrations.iter().any(|migration| migration.name == pins::MIGRATION.name);
+        if let Some(Description { name, .. }) =
+            parts.tools.iter().map(|tool| &tool.description).find(|tool| tool.pinning != Pinning::Auto)
+            && (parts.control.is_none() || !has_pins)
+        {
+            mistakes
+                .push(format!("tool `{name}` is pinned, which takes a database, its .control(…) and the framework's MIGRATIONS"));
+        }
         if self.parts.control.is_some() && self.database.is_none() {
             mistakes.push("there is a control and no database: call .database(…)".to_owned());
         }
@@ -460,13 +461,6 @@ fn pool(database: &Database) -> Pool {
         waiting: count(status.waiting),
         max: count(status.pool_size),
     }
-}
-
-/// Looks after the sessions until the process ends. The channel is asked for here and not in the future, which may run only
-/// after the control follows.
-fn keep(sessions: Arc<Sessions>, control: Option<Control>, served: Arc<Served>) -> impl Future<Output = ()> {
-    let told = control.map(|control| control.hear(ENDED));
-    async move { tokio::join!(sessions.keep(told), served.end_with_their_sessions()).0 }
 }
 
 /// The operations doors answer until the very end: an operator watches a drain through them.

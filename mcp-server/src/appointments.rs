@@ -9,6 +9,7 @@ mod book;
 mod cancel;
 mod reschedule;
 
+mod memory;
 mod store;
 mod time;
 
@@ -23,7 +24,7 @@ use bg_runtime::{
     Color, Database, Release,
     contract::Contract,
     database::{DatabaseConfig, DatabaseError, FromSql, Row, Type},
-    storage::migration::Migration,
+    storage::{Control, Replica, migration::Migration},
 };
 use jiff::tz::TimeZone;
 use schemars::JsonSchema;
@@ -33,13 +34,19 @@ use widgets::APPOINTMENTS;
 
 pub use self::store::Appointments;
 use self::time::{Clock, Period, TimeError, Zones};
-use crate::{App, ToolError, answers, conversations, published, sessions};
+use crate::{
+    App, ToolError, answers,
+    conversations::{self, Conversations},
+    pins, published, sessions,
+};
 
 /// What the tools share.
 #[derive(Debug, Clone)]
 pub struct AppState {
     /// Everybody's appointments.
     pub appointments: Appointments,
+    /// What conversations remember.
+    pub conversations: Conversations,
 }
 
 /// The schema these rooms need.
@@ -49,6 +56,7 @@ pub const MIGRATIONS: &[Migration] = &[
     conversations::MIGRATIONS[1],
     sessions::MIGRATION,
     answers::MIGRATION,
+    pins::MIGRATION,
     published::MIGRATION,
 ];
 
@@ -159,9 +167,10 @@ const DRAWN_BY: &str = "text/html+skybridge";
 /// None is known; the way to a database is prepared, and never gone.
 pub async fn contract() -> Result<Contract, DatabaseError> {
     let nowhere = DatabaseConfig { url: Some("postgresql://nobody@127.0.0.1/nothing".to_owned()), ..DatabaseConfig::default() };
-    let appointments = Appointments::new(Database::open(nowhere).await?, TimeZone::UTC);
+    let database = Database::open(nowhere).await?;
+    let control = Control::new(database.clone(), Replica::new(Color::Blue, "0", MIGRATIONS));
     let release = Release::new(Color::Blue, "0", "contract").expect("visible ASCII");
-    Ok(app(release, AppState { appointments }).contract())
+    Ok(app(release, AppState::new(&database, &control, TimeZone::UTC)).contract())
 }
 
 /// The application, whole but for its place: where it listens, and what its database is.
@@ -180,9 +189,26 @@ pub fn app(release: Release, state: AppState) -> App<AppState> {
 
 // === impl AppState ===
 
+impl AppState {
+    /// On a database that has the schema of [`MIGRATIONS`]. Times for which nobody names a zone are meant in `default_zone`,
+    /// which has an IANA name.
+    pub fn new(database: &Database, control: &Control, default_zone: TimeZone) -> Self {
+        Self {
+            appointments: Appointments::new(database.clone(), default_zone),
+            conversations: Conversations::new(database.clone(), control.clone()),
+        }
+    }
+}
+
 impl FromRef<AppState> for Appointments {
     fn from_ref(state: &AppState) -> Self {
         state.appointments.clone()
+    }
+}
+
+impl FromRef<AppState> for Conversations {
+    fn from_ref(state: &AppState) -> Self {
+        state.conversations.clone()
     }
 }
 

@@ -76,9 +76,9 @@ pub(crate) fn serve() -> ExitCode {
             Err(failure) => return complain(&failure, 70),
         };
         tracing::info!("the database is {}", database.place());
-        let state = AppState { appointments: Appointments::new(database.clone(), config.time_zone) };
         let replica = Replica::new(config.release.color, config.release.version.to_string(), MIGRATIONS);
         let control = Control::new(database.clone(), replica);
+        let state = AppState::new(&database, &control, config.time_zone);
         let mut app = appointments::app(config.release, state).database(database).control(control).telemetry(telemetry);
         if !config.migrate {
             app = app.migrated_elsewhere();

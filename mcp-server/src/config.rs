@@ -21,6 +21,8 @@ use jiff::tz::TimeZone;
 
 use crate::{
     authentication::Authentication,
+    pins::PinLimits,
+    request_state::RequestStateKeys,
     sessions::SessionLimits,
     telemetry::{LogFormat, TelemetryConfig},
 };
@@ -75,6 +77,12 @@ pub struct HttpConfig {
     pub timing: Timing,
     /// How long sessions live and how many there may be.
     pub sessions: SessionLimits,
+    /// How long conversations stay on a build that asked for it.
+    pub pins: PinLimits,
+    /// Where the other processes reach this one, when not where it listens.
+    pub advertise: Option<String>,
+    /// What seals what clients carry between the rounds of a call.
+    pub request_state_keys: RequestStateKeys,
 }
 
 /// Everything that is wrong with the environment.
@@ -153,6 +161,12 @@ impl Reader<'_> {
     fn list(&mut self, name: &'static str, reason: &'static str) -> Vec<String> {
         let text: Option<String> = self.value(name, "", reason);
         text.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// A variable that has a form, and whose value is shown to nobody.
+    fn secret_value<T: FromStr<Err: Display>>(&mut self, name: &'static str, reason: &'static str) -> Option<T> {
+        let text = self.secret(name, reason)?;
+        text.parse().map_err(|wrong| self.problems.push(format!("{name}: {wrong}"))).ok()
     }
 
     /// A variable whose value is shown to nobody.
@@ -318,6 +332,18 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
             unused: reader.seconds("SESSION_UNUSED_SECS", 60, "a session that was opened and never used lives this long"),
             most: reader.value("SESSIONS_MAX", "100000", "sessions open at once, about 100 bytes each").unwrap_or(100_000),
         },
+        pins: PinLimits {
+            idle: reader.seconds("PIN_IDLE_SECS", 1800, "a conversation pinned to a build is let go this long after its last call"),
+            most: reader.seconds("PIN_MAX_SECS", 86_400, "and this long after it was pinned: a rollout cannot wait for ever"),
+        },
+        advertise: reader.value(
+            "ADVERTISE_ADDRESS",
+            "",
+            "`address:port` at which the other processes reach this one's public listener, in a pod its IP; where LISTEN says, unless that is everywhere",
+        ),
+        request_state_keys: reader
+            .secret_value("REQUEST_STATE_KEYS", "`NAME=SECRET,…`: seals what clients carry between two rounds of a call; the first seals, all open; `database` stands for a key that the database keeps, and is the default")
+            .unwrap_or_default(),
     }
 }
 

@@ -3,6 +3,8 @@
 //! A write is one statement and one round trip, whatever it carries. What must stay true: a write is based on the version
 //! that was read, so that nobody overwrites what they have not seen, and either all of it happens or none.
 
+pub(crate) mod calls;
+
 use bg_runtime::{
     Database,
     database::{Json, Type},

@@ -1,7 +1,11 @@
 //! What a tool function may ask for. Each argument takes its part out of the call, as in an axum handler; what an argument
 //! means for the tool's description (its input schema, that it needs the client's peer) comes from its type.
 
-use std::{borrow::Cow, ops::Deref, sync::Arc};
+use std::{
+    borrow::Cow,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use axum::extract::FromRef;
 use rmcp::{
@@ -10,10 +14,16 @@ use rmcp::{
     service::RequestContext,
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{error::ToolError, reply, tool::Description};
+use crate::{
+    conversation::Named,
+    error::ToolError,
+    reply,
+    request_state::{RequestStates, Seal},
+    tool::Description,
+};
 
 pub use bg_runtime::Release;
 
@@ -28,6 +38,13 @@ pub struct Call<'a> {
     pub(crate) meta: Option<&'a RawValue>,
     pub(crate) principal: &'a Principal,
     pub(crate) release: &'a Release,
+    pub(crate) request_states: &'a RequestStates,
+    /// The `mcp-session-id` of an older client, which has been found to be open and the caller's.
+    pub(crate) session: Option<&'a str>,
+    /// Whether the tool takes a conversation's handle among its arguments.
+    pub(crate) takes_handle: bool,
+    /// Looked for when somebody asks.
+    pub(crate) conversation: OnceLock<Option<Arc<Named>>>,
     /// Only on rmcp's path.
     pub(crate) peer: Option<PeerCall>,
 }
@@ -92,12 +109,13 @@ pub struct Peer {
 type LogLevel = rmcp::model::LoggingLevel;
 
 /// What the client answered to an earlier request for input, and the state that request carried (2026-07-28).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Inputs {
     /// The answers, by the key of their request.
     pub responses: InputResponses,
-    /// The state that the request for input carried, as the client gave it back.
+    /// The state that the request for input carried, as the client gave it back; [`open`](Self::open) reads it.
     pub state: Option<String>,
+    seal: Seal,
 }
 
 // === impl Call ===
@@ -116,6 +134,20 @@ impl Call<'_> {
     /// The request's `_meta`, as it came.
     pub fn meta(&self) -> Option<&RawValue> {
         self.meta
+    }
+
+    /// The conversation that the call belongs to.
+    pub(crate) fn conversation(&self) -> Option<Arc<Named>> {
+        let look = || {
+            let arguments = self.takes_handle.then_some(self.arguments);
+            Named::of(self.meta, arguments, self.session, self.principal).map(Arc::new)
+        };
+        self.conversation.get_or_init(look).clone()
+    }
+
+    /// The conversation that the call belongs to, or begins.
+    pub(crate) fn conversation_or(&self, begin: impl FnOnce() -> Arc<Named>) -> Arc<Named> {
+        self.conversation().unwrap_or_else(begin)
     }
 }
 
@@ -191,6 +223,27 @@ impl Deref for Peer {
     }
 }
 
+// === impl Inputs ===
+
+impl Inputs {
+    /// Makes of a state what the client is to carry until it answers: signed, for this caller and this tool, for ten minutes.
+    /// Any process of either color opens it. The client can read it, so no secret belongs into it.
+    ///
+    /// # Errors
+    /// When the state does not serialize.
+    pub fn seal(&self, state: &impl Serialize) -> Result<String, ToolError> {
+        self.seal.seal(state)
+    }
+
+    /// The state that the client carried, if it carried one.
+    ///
+    /// # Errors
+    /// An error of the protocol when it is not one that [`seal`](Self::seal) gave this caller for this tool, or is too old.
+    pub fn open<T: DeserializeOwned>(&self) -> Result<Option<T>, ToolError> {
+        self.state.as_deref().map(|state| self.seal.open(state)).transpose()
+    }
+}
+
 // === impl FromCall ===
 
 impl<S, T: FromRef<S>> FromCall<S> for State<T> {
@@ -241,7 +294,11 @@ impl<S> FromCall<S> for Peer {
 impl<S> FromCall<S> for Inputs {
     fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
         let peer = call.peer.as_ref().expect("a tool that asks for inputs is called through rmcp");
-        Ok(Self { responses: peer.input_responses.clone().unwrap_or_default(), state: peer.request_state.clone() })
+        Ok(Self {
+            responses: peer.input_responses.clone().unwrap_or_default(),
+            state: peer.request_state.clone(),
+            seal: call.request_states.seal_for(call.principal, call.tool),
+        })
     }
 
     fn describe(description: &mut Description) {

@@ -29,12 +29,16 @@ pub mod app;
 pub mod appointments;
 pub mod authentication;
 pub mod config;
+pub mod conversation;
 pub mod conversations;
+pub mod drainage;
 pub mod error;
 pub mod extract;
+pub mod pins;
 pub mod prompt;
 pub mod published;
 pub mod reply;
+pub mod request_state;
 pub mod resource;
 pub mod sessions;
 pub mod telemetry;
@@ -47,8 +51,14 @@ mod mcp;
 
 /// The tables of what the framework keeps: conversations, sessions, first answers. An application's own migrations stand beside them,
 /// in the order of their numbers; the framework takes 0002 to 0099.
-pub const MIGRATIONS: &[bg_runtime::storage::migration::Migration] =
-    &[conversations::MIGRATIONS[0], conversations::MIGRATIONS[1], sessions::MIGRATION, answers::MIGRATION, published::MIGRATION];
+pub const MIGRATIONS: &[bg_runtime::storage::migration::Migration] = &[
+    conversations::MIGRATIONS[0],
+    conversations::MIGRATIONS[1],
+    sessions::MIGRATION,
+    answers::MIGRATION,
+    pins::MIGRATION,
+    published::MIGRATION,
+];
 
 pub use app::{App, Running, StartError};
 pub use bg_runtime;

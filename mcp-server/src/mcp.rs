@@ -16,6 +16,7 @@ macro_rules! whole_list {
 
 pub(crate) mod door;
 pub(crate) mod envelope;
+pub(crate) mod forward;
 pub(crate) mod lean;
 pub(crate) mod protocol;
 pub(crate) mod served;
@@ -32,14 +33,17 @@ use serde_json::{Value, json};
 use widgets::Widget;
 
 use crate::{
+    conversations::calls::Calls,
     extract::{Call, Rejection},
+    pins::Pins,
     prompt::Prompt,
     published::Published,
     reply::Writer,
+    request_state::RequestStates,
     resource::{Changes, Resource, ResourceTemplate},
     sessions::Sessions,
     telemetry::metrics::{Metrics, Operation},
-    tool::{Description, Running, Tool},
+    tool::{Description, Pinning, Running, Tool},
 };
 
 /// How long a client may go by what it was told of tools and resources. Short against the hours that hosts cache anyway,
@@ -67,8 +71,19 @@ pub(crate) struct Server {
     pub(crate) operations: Operations,
     /// Flags, where there is a database that holds some.
     pub(crate) control: Option<Control>,
+    pub(crate) shared: Shared,
+    pub(crate) request_states: RequestStates,
+}
+
+/// What other processes share, where there is a database for it.
+#[derive(Default)]
+pub(crate) struct Shared {
     /// Widgets, of this build and of others.
     pub(crate) published: Published,
+    /// A line for each call of a conversation.
+    pub(crate) calls: Option<Arc<Calls>>,
+    /// Conversations that stay on a build, when a tool asks for that.
+    pub(crate) pins: Option<Pins>,
 }
 
 /// A tool's function with the application's state in it.
@@ -81,6 +96,9 @@ pub(crate) struct Route {
     pub(crate) needs_peer: bool,
     /// Whether calling it again with the same arguments does no harm.
     pub(crate) is_repeatable: bool,
+    pub(crate) takes_handle: bool,
+    pub(crate) pinning: Pinning,
+    pub(crate) reaches: Option<&'static str>,
     pub(crate) run: Runner,
     pub(crate) operation: Operation,
 }
@@ -129,7 +147,7 @@ impl Server {
         sessions: Arc<Sessions>,
         call_timeout: Duration,
         metrics: &Metrics,
-        published: Published,
+        shared: Shared,
     ) -> Self {
         let config = config(&parts);
         let mut descriptions: Vec<&Description> = parts.tools.iter().map(|tool| &tool.description).collect();
@@ -145,7 +163,7 @@ impl Server {
         };
         let state = parts.state;
         let mut resources = parts.resources;
-        resources.extend(published.resources());
+        resources.extend(shared.published.resources());
         let routes = parts
             .tools
             .into_iter()
@@ -155,6 +173,9 @@ impl Server {
                     flag: tool_flag(&tool.description.name),
                     needs_peer: tool.description.needs_peer || tool.description.wants_headers(),
                     is_repeatable: tool.description.is_repeatable(),
+                    takes_handle: tool.description.takes_handle(),
+                    pinning: tool.description.pinning,
+                    reaches: tool.description.reaches,
                     run: Box::new(move |call, writer| run.run(call, &state, writer)),
                     operation: metrics.operation("tools/call", Some(&tool.description.name)),
                 };
@@ -176,7 +197,8 @@ impl Server {
             encoded,
             operations,
             control: parts.control,
-            published,
+            shared,
+            request_states: RequestStates::default(),
         }
     }
 

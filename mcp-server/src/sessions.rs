@@ -3,7 +3,7 @@
 //! back), whichever process the session began in.
 //!
 //! Every session is in memory where it was last used, which is what an ordinary call looks at, and in the database
-//! ([`kept`]), where another process finds it. What must stay true: a session that a client was told of outlives the
+//! (`kept.rs`), where another process finds it. What must stay true: a session that a client was told of outlives the
 //! process, it is its principal's alone, and one that was ended anywhere is ended everywhere.
 //!
 //! Vanilla rmcp keeps about 50 KB for each session for five minutes, which an `initialize` loop turns into gigabytes. Here

@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use rmcp::model::{JsonObject, ToolAnnotations};
 
 use crate::{
+    conversation,
     error::ToolError,
     extract::{Call, FromCall, Rejection},
     reply::{IntoReply, Writer, Written},
@@ -47,10 +48,24 @@ pub struct Description {
     pub(crate) needs_peer: bool,
     /// Whether the same call made again does nothing more; see [`Once`](crate::answers::Once).
     pub(crate) acts_once: bool,
+    /// When a conversation that it was called in may move to another build.
+    pub(crate) pinning: Pinning,
+    /// The boundary that a call of it reaches.
+    pub(crate) reaches: Option<&'static str>,
     /// The address of the widget that draws what it answers.
     pub(crate) drawn_by: Option<String>,
     /// The function's path, so that a mistake found at start names the code.
     pub(crate) function: &'static str,
+}
+
+/// When a conversation may move to another build.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pinning {
+    /// At any call.
+    #[default]
+    Auto,
+    /// When nobody of its build lives, or at a boundary.
+    Pinned(Option<&'static str>),
 }
 
 /// A tool function at work.
@@ -139,6 +154,8 @@ impl<S> Tool<S> {
             meta: JsonObject::new(),
             needs_peer: false,
             acts_once: false,
+            pinning: Pinning::Auto,
+            reaches: None,
             drawn_by: None,
             function: type_name::<F>(),
         };
@@ -183,6 +200,31 @@ impl<S> Tool<S> {
     #[must_use]
     pub fn open_world(mut self) -> Self {
         self.description.annotations.open_world_hint = Some(true);
+        self
+    }
+
+    /// Keeps a conversation in which the tool was called on the build it was called on: later calls of that conversation, of
+    /// this tool and of all others, are answered by that build for as long as one of its processes lives, whichever process
+    /// takes them. For tools whose state another build could not go on with.
+    ///
+    /// A conversation that is silent for half an hour, or a day old, is let go.
+    #[must_use]
+    pub fn pinned(mut self) -> Self {
+        self.description.pinning = Pinning::Pinned(None);
+        self
+    }
+
+    /// As [`pinned`](Self::pinned), until a call [reaches](Self::reaches) this boundary.
+    #[must_use]
+    pub fn pinned_until(mut self, boundary: &'static str) -> Self {
+        self.description.pinning = Pinning::Pinned(Some(boundary));
+        self
+    }
+
+    /// When a call of the tool succeeds, the conversation has reached this boundary, and may move from the next call on.
+    #[must_use]
+    pub fn reaches(mut self, boundary: &'static str) -> Self {
+        self.description.reaches = Some(boundary);
         self
     }
 
@@ -237,6 +279,11 @@ impl Description {
     /// Whether calling it again with the same arguments does no harm.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.annotations.read_only_hint == Some(true) || self.annotations.idempotent_hint == Some(true) || self.acts_once
+    }
+
+    /// Whether a conversation's handle is among its arguments.
+    pub(crate) fn takes_handle(&self) -> bool {
+        self.input.get("properties").is_some_and(|properties| properties.get(conversation::ARGUMENT).is_some())
     }
 
     /// Whether arguments must also come as headers, `x-mcp-header` in the schema (2026-07-28). rmcp compares the two.

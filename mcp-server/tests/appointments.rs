@@ -15,12 +15,12 @@ use std::{
 use bg_runtime::{
     Color, Release,
     database::{Database, DatabaseConfig, Type},
-    storage::backfill::Progress,
+    storage::{Control, Replica, backfill::Progress},
 };
 use jiff::{Timestamp, tz::TimeZone};
 use mcp_server::{
     appointments::{
-        AppState, Appointments, app,
+        AppState, Appointments, MIGRATIONS, app,
         import::{self, ImportError, Imported, Remark},
     },
     testing::{self, Server},
@@ -577,7 +577,8 @@ impl Desk {
         let database = Database::open(config).await.expect("PostgreSQL can be started: see the README for how to get it");
         let appointments = Appointments::new(database.clone(), TimeZone::UTC);
         let release = Release::new(Color::Blue, "1.0.0", "test").unwrap();
-        let app = app(release, AppState { appointments: appointments.clone() }).database(database.clone());
+        let control = Control::new(database.clone(), Replica::new(release.color, &*release.version, MIGRATIONS));
+        let app = app(release, AppState::new(&database, &control, TimeZone::UTC)).database(database.clone()).control(control);
         let server = testing::start(app).await.unwrap();
         Self { server, database, appointments, _home: home }
     }

@@ -1,9 +1,19 @@
 //! The official TypeScript clients and the conformance suite, run by the Node.js that came with them.
 
-use std::{path::PathBuf, process::Output};
+use std::{
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+/// How long a client may take for anything. Generous, because the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file of `tests/clients`.
 pub fn clients(path: &str) -> PathBuf {
@@ -23,4 +33,71 @@ pub async fn client(script: &str, arguments: &[&str]) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text)
         .unwrap_or_else(|error| panic!("{script} {arguments:?}: {error}\n{text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// A client script that stays, under `--hold`: it tells events, and makes a call for each line it is given.
+#[derive(Debug)]
+pub struct Held {
+    child: Child,
+    calls: Option<ChildStdin>,
+    events: Lines<BufReader<ChildStdout>>,
+    told: Vec<Value>,
+}
+
+impl Held {
+    /// Starts it.
+    pub async fn start(script: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(clients("node_modules/.bin/node"))
+            .arg(clients(script))
+            .arg("--hold")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("Node.js starts: `./dev test` installs it");
+        let calls = child.stdin.take();
+        let events = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        Self { child, calls, events, told: Vec::new() }
+    }
+
+    /// Begins a call with these arguments.
+    pub async fn call(&mut self, arguments: &Value) {
+        let calls = self.calls.as_mut().expect("stdin is piped");
+        calls.write_all(format!("{arguments}\n").as_bytes()).await.expect("the client reads");
+    }
+
+    /// Waits for the next event of one of these names.
+    pub async fn event(&mut self, names: &[&str]) -> Value {
+        let next = async {
+            loop {
+                let line = self.events.next_line().await.expect("events are text").expect("the client tells more");
+                let event: Value = serde_json::from_str(&line).expect("an event is JSON");
+                self.told.push(event.clone());
+                if names.iter().any(|name| event["event"] == *name) {
+                    return event;
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, next).await {
+            Ok(event) => event,
+            Err(_) => panic!("none of {names:?} came, but {:#?}", self.told),
+        }
+    }
+
+    /// The result of the call that is answered next.
+    pub async fn result(&mut self) -> Value {
+        let event = self.event(&["call-ok", "call-error"]).await;
+        assert_eq!(event["event"], "call-ok", "{event:#}");
+        event["result"].clone()
+    }
+
+    /// Lets it leave, and waits for that.
+    pub async fn leave(mut self) {
+        self.calls = None;
+        self.event(&["closed"]).await;
+        // Closed, the 2025 client of the SDK still asks for the streams that it lost, so it does not end by itself.
+        let _ = self.child.start_kill();
+        let _ = self.child.wait().await;
+    }
 }

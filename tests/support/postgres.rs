@@ -3,7 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use bg_runtime::database::private::{PrivateConfig, PrivateServer};
+use bg_runtime::{
+    Database,
+    database::{
+        DatabaseConfig,
+        private::{PrivateConfig, PrivateServer},
+    },
+};
 
 /// A temporary directory that an unprivileged PostgreSQL can reach.
 #[derive(Debug)]
@@ -29,6 +35,18 @@ impl DataDir {
     pub async fn start(&self) -> PrivateServer {
         let config = PrivateConfig { data_dir: self.database().into(), binaries: None, path: std::env::var_os("PATH") };
         PrivateServer::open(&config).await.expect("a private PostgreSQL starts")
+    }
+
+    /// The one value that a query gives, as text: `SELECT count(*) …`. Somebody else runs the server by then.
+    pub async fn query(&self, sql: &'static str) -> String {
+        let config =
+            DatabaseConfig { data_dir: self.database().into(), path: std::env::var_os("PATH"), ..DatabaseConfig::default() };
+        let database = Database::open(config).await.expect("the private PostgreSQL is joined");
+        let sql = Box::leak(format!("SELECT coalesce((({sql}))::text, '')").into_boxed_str());
+        let row = database.get().await.expect("PostgreSQL answers").query_opt(sql, &[]).await.expect("the query is one");
+        let value = row.expect("a query of one value gives it").get(0);
+        database.close().await.expect("a database can be closed");
+        value
     }
 
     /// For `DATA_DIR`.

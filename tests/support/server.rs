@@ -142,6 +142,14 @@ impl Server {
         .await;
     }
 
+    /// Waits until this many calls are in flight, whatever streams there are.
+    pub async fn calls(&self, calls: u64) {
+        self.until(&format!("{calls} calls are in flight"), async || {
+            get(self.operations, "/drainage").await.json()["calls"] == calls
+        })
+        .await;
+    }
+
     /// Waits until it has logged that it came to this stage.
     pub async fn is_at(&self, stage: &str) {
         let mut stderr = self.stderr.clone();

@@ -2,29 +2,18 @@
 //! its questions, and is called again with the answers. What it has to remember in between it gives along, sealed, because
 //! it comes back from a stranger.
 
-use std::{sync::Arc, time::Duration};
-
 use mcp_server::{
     Tool, ToolError,
-    extract::{Inputs, Peer, State},
+    extract::{Inputs, Peer},
     rmcp::{
         ErrorData,
-        model::{
-            CallToolResponse, CallToolResult, ContentBlock, InputRequests, InputRequiredResult, JsonObject, RequestStateCodec,
-            SealOptions,
-        },
+        model::{CallToolResponse, CallToolResult, ContentBlock, InputRequests, InputRequiredResult, JsonObject},
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::Everything;
-
-/// How long a person may take for an answer.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
-/// What a state was sealed for: the state of one tool opens no other. A server that knows its callers adds who it is for.
-const CONFIRMATION: &[u8] = b"confirmation";
-const ROUNDS: &[u8] = b"rounds";
 
 type Answer = Result<CallToolResponse, ToolError>;
 
@@ -72,16 +61,16 @@ async fn list_roots(inputs: Inputs) -> Answer {
     }
 }
 
-async fn confirm(State(codec): State<Arc<RequestStateCodec>>, inputs: Inputs) -> Answer {
+async fn confirm(inputs: Inputs) -> Answer {
     let Some(confirmed) = form(&inputs, "confirm", "ok")? else {
-        let state = seal(&codec, &"asked", CONFIRMATION)?;
+        let state = inputs.seal(&"asked")?;
         return asked(json!({ "confirm": question("Please confirm", "ok", "boolean") }), Some(state));
     };
-    let state: String = open(&codec, &inputs, CONFIRMATION)?;
+    let state: String = remembered(&inputs)?;
     said(format!("state-ok: {state} and answered {confirmed}"))
 }
 
-async fn many(State(codec): State<Arc<RequestStateCodec>>, inputs: Inputs) -> Answer {
+async fn many(inputs: Inputs) -> Answer {
     let name = form(&inputs, "user_name", "name")?.and_then(Value::as_str);
     let (Some(name), Some(greeting), Some(_)) = (name, inputs.responses.get("greeting"), inputs.responses.get("client_roots"))
     else {
@@ -90,9 +79,9 @@ async fn many(State(codec): State<Arc<RequestStateCodec>>, inputs: Inputs) -> An
             "greeting": prompt("Generate a greeting", 50),
             "client_roots": roots(),
         });
-        return asked(requests, Some(seal(&codec, &"asked", CONFIRMATION)?));
+        return asked(requests, Some(inputs.seal(&"asked")?));
     };
-    open::<String>(&codec, &inputs, CONFIRMATION)?;
+    remembered::<String>(&inputs)?;
     said(format!("{} ({name})", spoken(greeting)))
 }
 
@@ -103,9 +92,9 @@ enum Round {
     Color { name: String },
 }
 
-async fn rounds(State(codec): State<Arc<RequestStateCodec>>, inputs: Inputs) -> Answer {
+async fn rounds(inputs: Inputs) -> Answer {
     let text = |key, field| Ok::<_, ToolError>(form(&inputs, key, field)?.and_then(Value::as_str).map(str::to_owned));
-    let last = inputs.state.as_ref().map(|_| open(&codec, &inputs, ROUNDS)).transpose()?;
+    let last = inputs.open()?;
     let round = match last {
         None => Round::Name,
         Some(Round::Name) => text("step1", "name")?.map_or(Round::Name, |name| Round::Color { name }),
@@ -118,7 +107,7 @@ async fn rounds(State(codec): State<Arc<RequestStateCodec>>, inputs: Inputs) -> 
         Round::Name => json!({ "step1": question("Step 1: What is your name?", "name", "string") }),
         Round::Color { .. } => json!({ "step2": question("Step 2: What is your favorite color?", "color", "string") }),
     };
-    asked(request, Some(seal(&codec, &round, ROUNDS)?))
+    asked(request, Some(inputs.seal(&round)?))
 }
 
 async fn what_it_can(peer: Peer, inputs: Inputs) -> Answer {
@@ -183,15 +172,7 @@ fn said(text: impl Into<String>) -> Answer {
     Ok(CallToolResult::success(vec![ContentBlock::text(text)]).into())
 }
 
-// === What is remembered
-
-fn seal(codec: &RequestStateCodec, state: &impl Serialize, purpose: &[u8]) -> Result<String, ToolError> {
-    let options = SealOptions::new().associated_data(purpose).ttl(ANSWER_DEADLINE);
-    codec.seal_json_with(state, &options).map_err(ToolError::internal)
-}
-
-fn open<T: DeserializeOwned>(codec: &RequestStateCodec, inputs: &Inputs, purpose: &[u8]) -> Result<T, ToolError> {
-    let refused = |words: String| ErrorData::invalid_params(words, None);
-    let state = inputs.state.as_deref().ok_or_else(|| refused("the requestState is missing".to_owned()))?;
-    Ok(codec.open_json_with(state, purpose).map_err(|error| refused(error.to_string()))?)
+/// What was remembered when the question was asked. Without it nobody asked.
+fn remembered<T: DeserializeOwned>(inputs: &Inputs) -> Result<T, ToolError> {
+    Ok(inputs.open()?.ok_or_else(|| ErrorData::invalid_params("the requestState is missing", None))?)
 }

@@ -14,8 +14,7 @@ mod resources;
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use axum::extract::FromRef;
-use mcp_server::{App, Config, resource::Changes, rmcp::model::RequestStateCodec, telemetry::Telemetry};
+use mcp_server::{App, Config, resource::Changes, telemetry::Telemetry};
 
 /// What the tools share.
 #[derive(Clone)]
@@ -23,7 +22,6 @@ struct Everything {
     /// How often the watched resource was changed.
     watched: Arc<AtomicU64>,
     changes: Changes,
-    request_states: Arc<RequestStateCodec>,
 }
 
 /// A tiny picture and a tiny silence, as the protocol wants bytes: in base64.
@@ -34,14 +32,7 @@ const SILENCE: &str = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQIAA
 async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
     let config = Config::from_environment()?;
     let telemetry = Telemetry::install(&config.telemetry, &config.release)?;
-    // A question that one process asked can only be answered to the same process. An application that is deployed gives all
-    // its processes the same keys, so that a conversation outlives the color it began on.
-    let key = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(uuid::Uuid::into_bytes).concat();
-    let everything = Everything {
-        watched: Arc::default(),
-        changes: Changes::new(),
-        request_states: Arc::new(RequestStateCodec::try_new(key)?),
-    };
+    let everything = Everything { watched: Arc::default(), changes: Changes::new() };
 
     let app = App::new(config.release, everything.clone())
         .name("everything")
@@ -58,10 +49,4 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
     let app = app.resource_template(resources::template());
     let app = prompts::prompts().into_iter().fold(app, App::prompt);
     Ok(app.serve(config.http).await)
-}
-
-impl FromRef<Everything> for Arc<RequestStateCodec> {
-    fn from_ref(everything: &Everything) -> Self {
-        everything.request_states.clone()
-    }
 }

@@ -10,6 +10,7 @@ use bg_runtime::{
 use tokio::task::JoinHandle;
 
 use crate::{
+    drainage::Drainage,
     mcp::door::Door,
     telemetry::{Telemetry, metrics::Metrics},
 };
@@ -33,6 +34,7 @@ pub struct Running {
     pub(super) metrics: Arc<Metrics>,
     pub(super) database: Option<Database>,
     pub(super) control: Option<Control>,
+    pub(super) drainage: Option<Drainage>,
 }
 
 // === impl Running ===
@@ -75,6 +77,9 @@ impl Running {
             helper.abort();
         }
         self.metrics.cut(drained.cut as u64);
+        if let Some(drainage) = self.drainage {
+            let _ = tokio::time::timeout(GOODBYE_DEADLINE, drainage.leave()).await;
+        }
         if let Some(control) = self.control {
             // In vain when the database is away: the others then notice by its silence.
             let _ = tokio::time::timeout(GOODBYE_DEADLINE, control.leave()).await;

@@ -15,7 +15,11 @@ use bg_runtime::{
     },
 };
 
-use crate::{error::Chain, published::Published};
+use crate::{
+    error::Chain,
+    published::Published,
+    request_state::{RequestStateKeys, RequestStates},
+};
 
 /// How long to wait after an attempt that failed.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -31,6 +35,10 @@ pub(super) struct Starting {
     pub(super) migrate: bool,
     pub(super) control: Option<Control>,
     pub(super) published: Published,
+    pub(super) request_state_keys: RequestStateKeys,
+    pub(super) request_states: RequestStates,
+    /// Where the keys are kept.
+    pub(super) keys_in: Option<Database>,
     pub(super) release: Release,
     pub(super) contract: Contract,
 }
@@ -55,6 +63,13 @@ impl Starting {
         let mut obstacle = Obstacle::new("widgets and contract");
         while let Err(failure) = self.published.publish(&self.release, &self.contract).await {
             obstacle.stands(words(&failure)).await;
+        }
+        let mut obstacle = Obstacle::new("keys of request states");
+        loop {
+            match self.request_state_keys.load(self.keys_in.as_ref()).await {
+                Ok(codec) => break self.request_states.install(codec),
+                Err(failure) => obstacle.stands(words(&failure)).await,
+            }
         }
         self.checks.all_well(PAUSE).await;
         let took = self.lifecycle.born().elapsed();

@@ -10,6 +10,7 @@ use widgets::APPOINTMENTS;
 
 use super::{
     AppState, Appointment, AppointmentError, Appointments, Changed, Drawn,
+    memory::{self, Memory},
     store::{Booked, Booking},
     text,
     time::{self, Period, TimeError},
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     Reply, Tool,
     answers::{Begun, Once},
+    conversation::Conversation,
     extract::{Parameters, State},
 };
 
@@ -37,7 +39,8 @@ struct BookAppointment {
     /// How long it lasts. Give either this or endsAt.
     #[schemars(range(min = 1, max = time::LONGEST_MINUTES))]
     duration_minutes: Option<u32>,
-    /// The IANA zone, such as Europe/Berlin, of times without an offset; the appointment is shown in it. Default: the server's.
+    /// The IANA zone, such as Europe/Berlin, of times without an offset; the appointment is shown in it. Default: the
+    /// one that this conversation named last, else the server's.
     time_zone: Option<String>,
     /// Where it takes place.
     #[schemars(length(max = 300))]
@@ -62,9 +65,10 @@ pub(super) fn tool() -> Tool<AppState> {
 async fn book_appointment(
     State(appointments): State<Appointments>,
     Parameters(wish): Parameters<BookAppointment>,
+    conversation: Option<Conversation<Memory>>,
     once: Once,
 ) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
-    let zone = appointments.zone(wish.time_zone.as_deref())?;
+    let zone = memory::zone(&appointments, conversation.as_ref(), wish.time_zone.as_deref()).await?;
     let starts_at = time::moment("startsAt", &wish.starts_at, &zone)?;
     let period = match (&wish.ends_at, wish.duration_minutes) {
         (Some(ends_at), None) => Period::of(starts_at, time::moment("endsAt", ends_at, &zone)?)?,

@@ -60,7 +60,7 @@ async fn reschedule_appointment(
     let zone = match &wish.time_zone {
         Some(name) => time::zone(name)?,
         // A zone that only another release knows does not keep an appointment from being moved.
-        None => time::zone(&before.time_zone).or_else(|_| appointments.zone(None))?,
+        None => time::zone(&before.time_zone).or_else(|_| Ok::<_, TimeError>(appointments.default_zone().clone()))?,
     };
     let starts_at = time::moment("startsAt", &wish.starts_at, &zone)?;
     let ends_at = match (&wish.ends_at, wish.duration_minutes) {

@@ -12,13 +12,16 @@ use uuid::Uuid;
 use widgets::APPOINTMENTS;
 
 use super::{
-    AppState, Appointment, AppointmentError, Appointments, Drawn, push_line,
+    AppState, Appointment, AppointmentError, Appointments, Drawn,
+    memory::{self, Memory},
+    push_line,
     store::Span,
     time::{self, Bound, Stamp, TimeError},
     user, words,
 };
 use crate::{
     Reply, Tool,
+    conversation::Conversation,
     extract::{Parameters, State},
 };
 
@@ -34,7 +37,8 @@ struct SearchAppointments {
     /// Only appointments that begin before then. A date counts as a whole day: startDate and endDate 2026-12-25 find that day.
     /// A date-time is the first moment that no longer counts.
     end_date: Option<String>,
-    /// The IANA zone, such as Europe/Berlin, of dates and of times without an offset. Default: the server's.
+    /// The IANA zone, such as Europe/Berlin, of dates and of times without an offset. Default: the one that this
+    /// conversation named last, else the server's.
     time_zone: Option<String>,
     /// How many at most. Default: 50.
     #[schemars(range(min = 1, max = 100))]
@@ -94,13 +98,15 @@ pub(super) fn tool() -> Tool<AppState> {
 async fn search_appointments(
     State(appointments): State<Appointments>,
     Parameters(search): Parameters<SearchAppointments>,
+    conversation: Option<Conversation<Memory>>,
 ) -> Result<Reply<Drawn<Found>>, AppointmentError> {
     let limit = search.limit.unwrap_or(USUAL_LIMIT);
     if !(1..=MOST).contains(&limit) {
         return Err(AppointmentError::Limit { most: MOST });
     }
     let user_id = user(&search.user_id)?;
-    let (starts_at, ends_at) = search.range(&appointments)?;
+    let zone = memory::zone(&appointments, conversation.as_ref(), search.time_zone.as_deref()).await?;
+    let (starts_at, ends_at) = search.range(&zone)?;
     let after = search.cursor.as_deref().map(|cursor| Cursor::read(cursor).ok_or(AppointmentError::Cursor)).transpose()?;
     // One more than asked for tells whether there is a next page.
     let mut found = appointments.search(user_id, &Span { starts_at, ends_at, after, limit: i64::from(limit) + 1 }).await?;
@@ -112,8 +118,7 @@ async fn search_appointments(
     });
     let text = in_words(user_id, &found, next_cursor.as_deref());
     let user_id = user_id.to_owned();
-    let meta =
-        Understood { time_zone: search.time_zone.as_deref().unwrap_or_else(|| time::zone_name(appointments.default_zone())) };
+    let meta = Understood { time_zone: time::zone_name(&zone) };
     let found = Found { user_id, count: found.len(), appointments: found, next_cursor };
     Ok(Reply::new(Drawn::new(found), text).meta(&meta))
 }
@@ -121,15 +126,7 @@ async fn search_appointments(
 // === impl SearchAppointments ===
 
 impl SearchAppointments {
-    fn range(&self, appointments: &Appointments) -> Result<(Stamp, Stamp), TimeError> {
-        let named: TimeZone;
-        let zone = match &self.time_zone {
-            Some(name) => {
-                named = time::zone(name)?;
-                &named
-            }
-            None => appointments.default_zone(),
-        };
+    fn range(&self, zone: &TimeZone) -> Result<(Stamp, Stamp), TimeError> {
         let bound = |argument, said: &Option<String>, kind, otherwise| {
             said.as_deref().map_or(Ok(otherwise), |said| time::bound(argument, said, zone, kind))
         };

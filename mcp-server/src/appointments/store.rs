@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     Appointment, AppointmentError,
     search::Cursor,
-    time::{self, Period, Stamp, TimeError, Zones},
+    time::{Period, Stamp, Zones},
 };
 
 /// Everybody's appointments. Cheap to clone.
@@ -146,10 +146,6 @@ impl Appointments {
 
     pub(super) fn default_zone(&self) -> &TimeZone {
         &self.default_zone
-    }
-
-    pub(super) fn zone(&self, name: Option<&str>) -> Result<TimeZone, TimeError> {
-        name.map_or_else(|| Ok(self.default_zone.clone()), time::zone)
     }
 
     /// The appointments that touch a span, by start and id.

@@ -17,6 +17,7 @@ use bg_runtime::{
 use serde_json::{Value, json};
 
 use crate::{
+    drainage::Drainage,
     http::widget_test,
     sessions::Sessions,
     telemetry::{PROMETHEUS_TEXT, Telemetry},
@@ -37,6 +38,7 @@ pub(crate) struct Doors {
     pub(crate) telemetry: Telemetry,
     pub(crate) control: Option<Control>,
     pub(crate) has_widgets: bool,
+    pub(crate) drainage: Option<Drainage>,
 }
 
 /// The public doors.
@@ -147,18 +149,38 @@ async fn release(State(doors): State<Doors>) -> Json<Value> {
     Json(json!(doors.release))
 }
 
-/// What a rollout must know before it retires this process.
+/// What a rollout must know before it retires this process: what holds on to it, and to every build.
 async fn drainage(State(doors): State<Doors>) -> Json<Value> {
     let status = doors.lifecycle.status();
-    Json(json!({
+    let builds = match &doors.drainage {
+        Some(drainage) => drainage.of_builds().await.map_err(|failure| failure.to_string()),
+        None => Ok(Vec::new()),
+    };
+    let mut body = json!({
         "release": doors.release,
         "stage": status.stage,
         "role": status.role,
         "calls": status.calls,
         "streams": status.streams,
+        // They outlive the process, and hold nothing up.
         "sessions": doors.sessions.count(),
-        "drained": status.is_idle() && doors.sessions.count() == 0,
-    }))
+        "drained": status.is_idle(),
+    });
+    match builds {
+        Ok(builds) => {
+            let ours = doors.release.build();
+            let pinned = builds.iter().find(|other| other.build == ours).map_or(0, |ours| ours.conversations);
+            body["conversations"] = pinned.into();
+            body["drained"] = (status.is_idle() && pinned == 0).into();
+            body["builds"] = json!(builds);
+        }
+        // Nobody knows, so it is not drained.
+        Err(problem) => {
+            body["drained"] = false.into();
+            body["problem"] = problem.into();
+        }
+    }
+    Json(body)
 }
 
 /// Begins to leave, for a preStop hook that comes before SIGTERM. Answers at once; asking twice is asking once.

@@ -75,8 +75,9 @@ impl Answer for Edge {
         };
         let sheds = self.lifecycle.status().sheds();
         let (mut head, payload) = answer.into_parts();
-        head.headers.insert(COLOR, self.color.clone());
-        head.headers.insert(BUILD, self.build.clone());
+        // An answer that another build gave, to a call that belongs to it, says so itself.
+        head.headers.entry(COLOR).or_insert_with(|| self.color.clone());
+        head.headers.entry(BUILD).or_insert_with(|| self.build.clone());
         if sheds && one {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -18,17 +18,20 @@ use serde_json::value::RawValue;
 use super::{
     Server,
     envelope::{self, Envelope},
+    forward::{FORWARDED, Forward, Lost},
     lean::{self, Lean, SESSION_ID},
     protocol::Protocol,
     served::Served,
 };
 use crate::{
     authentication::Authentication,
+    conversation::Named,
     extract::Principal,
     http::{
         body::{Payload, json},
         origin::Allowed,
     },
+    pins::Place,
     sessions::streams::Streams,
 };
 
@@ -45,6 +48,8 @@ pub(crate) struct Door {
     authentication: Authentication,
     body_limit: usize,
     served: Arc<Served>,
+    /// Where conversations stay on a build.
+    forward: Option<Forward>,
     without_sessions: StreamableHttpService<Protocol, NeverSessionManager>,
 }
 
@@ -71,6 +76,7 @@ impl Door {
         };
         Self {
             served: Arc::new(Served::new(server.clone(), config, streams)),
+            forward: server.shared.pins.is_some().then(Forward::new),
             without_sessions: StreamableHttpService::new(without, Arc::default(), stateless),
             server,
             allowed,
@@ -160,6 +166,9 @@ impl Door {
             Ok(envelope) => envelope,
             Err(malformed) => return json(StatusCode::BAD_REQUEST, error(None, malformed.code, &malformed.message)),
         };
+        if let Some(answer) = self.pinned(&parts, principal, &body, &envelope).await {
+            return answer;
+        }
         match lean::answer(&self.server, &parts.headers, principal, &envelope).await {
             Lean::Answer { status, body, session } => {
                 let mut answer = answered(status, body);
@@ -175,10 +184,54 @@ impl Door {
         }
     }
 
+    /// The answer to a call whose conversation stays on another build: that build gives it.
+    async fn pinned(&self, parts: &Parts, principal: &Principal, body: &Bytes, envelope: &Envelope<'_>) -> Option<Answer> {
+        let (pins, forward) = (self.server.shared.pins.as_ref()?, self.forward.as_ref()?);
+        if envelope.method.as_deref() != Some("tools/call") || parts.headers.contains_key(FORWARDED) {
+            return None;
+        }
+        let id = envelope.id?.get();
+        let params: lean::Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+        let route = self.server.routes.get(params.name.as_deref()?)?;
+        let stateless = is_stateless(&parts.headers);
+        // Whoever refuses the session does so below, in its own words.
+        if !stateless && lean::unknown_session(&self.server, &parts.headers, principal, id).await.is_some() {
+            return None;
+        }
+        let session = parts.headers.get(SESSION_ID).filter(|_| !stateless).and_then(|session| session.to_str().ok());
+        let arguments = params.arguments.filter(|_| route.takes_handle).map(RawValue::get);
+        let conversation = Named::of(params.meta, arguments, session, principal)?;
+        let place = match pins.place(&conversation.key, route.pinning).await {
+            Ok(place) => place,
+            Err(failure) => {
+                tracing::warn!(error = %failure, "where a conversation belongs could not be looked up: {failure}");
+                return Some(retryable(id, "the conversation cannot be looked up at the moment; try again"));
+            }
+        };
+        let Place::There { build, addresses } = place else { return None };
+        for address in &addresses {
+            match forward.hand(parts, body.clone(), address, &build).await {
+                Ok(answer) => return Some(answer),
+                Err(Lost::Unreached) => {}
+                Err(Lost::Unknown) => {
+                    let words =
+                        "the release that this conversation stays on went away during the call; look before you try again";
+                    let error = envelope::error(Some(id), envelope::INTERNAL_ERROR, words, Some(r#"{"retryable":false}"#));
+                    return Some(json(StatusCode::OK, error));
+                }
+            }
+        }
+        // They live, by what they said last, and nobody answers.
+        match pins.move_here(&conversation.key, &build).await {
+            Ok(()) => None,
+            Err(_) => Some(retryable(id, "the conversation cannot be moved at the moment; try again")),
+        }
+    }
+
     /// What the lean path left.
     async fn elsewhere(&self, mut parts: Parts, principal: &Principal, body: &Bytes, envelope: &Envelope<'_>) -> Answer {
         let id = envelope.id.map(RawValue::get);
-        let stateless = parts.headers.get(lean::PROTOCOL_VERSION).is_some_and(|version| version.as_bytes() >= &b"2026"[..]);
+        let stateless = is_stateless(&parts.headers);
         let in_session = parts.headers.contains_key(SESSION_ID) && !stateless;
         if in_session {
             let refusal = lean::unknown_session(&self.server, &parts.headers, principal, id.unwrap_or("null")).await;
@@ -285,6 +338,16 @@ impl Door {
         out.push(b']');
         json(StatusCode::OK, Bytes::from(out))
     }
+}
+
+/// Whether the client says that it speaks a revision without sessions.
+fn is_stateless(headers: &HeaderMap) -> bool {
+    headers.get(lean::PROTOCOL_VERSION).is_some_and(|version| version.as_bytes() >= &b"2026"[..])
+}
+
+/// An error that calling again is worthwhile after.
+fn retryable(id: &str, words: &str) -> Answer {
+    json(StatusCode::OK, envelope::error(Some(id), envelope::INTERNAL_ERROR, words, Some(r#"{"retryable":true}"#)))
 }
 
 /// Whether a method, or a client's answer to a question of ours, reaches what a session's service holds. The others are

@@ -3,7 +3,11 @@
 //! It answers only what it fully recognizes, and has no effect before it has recognized it. Everything else is
 //! [`Lean::Elsewhere`]: rmcp answers it, with rmcp's rules and words.
 
-use std::{borrow::Cow, time::Instant};
+use std::{
+    borrow::Cow,
+    sync::{OnceLock, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -14,7 +18,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
-    Route, Server,
+    Route, Server, Shared,
     envelope::{self, Envelope},
 };
 use crate::{
@@ -55,11 +59,11 @@ enum Era {
 
 /// The members of `params` that any method here looks at.
 #[derive(Debug, Default, Deserialize)]
-struct Params<'a> {
+pub(super) struct Params<'a> {
     #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
+    pub(super) name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    arguments: Option<&'a RawValue>,
+    pub(super) arguments: Option<&'a RawValue>,
     #[serde(borrow, default)]
     cursor: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "inputResponses")]
@@ -69,7 +73,7 @@ struct Params<'a> {
     #[serde(borrow, default)]
     task: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "_meta")]
-    meta: Option<&'a RawValue>,
+    pub(super) meta: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -232,7 +236,19 @@ async fn call(
     if route.needs_peer || !arguments.starts_with('{') {
         return Lean::Elsewhere;
     }
-    let call = Call { tool: name, arguments, meta: params.meta, principal, release: &server.release, peer: None };
+    let session = headers.get(SESSION_ID).filter(|_| era == Era::Handshake).and_then(|session| session.to_str().ok());
+    let call = Call {
+        tool: name,
+        arguments,
+        meta: params.meta,
+        principal,
+        release: &server.release,
+        request_states: &server.request_states,
+        session,
+        takes_handle: route.takes_handle,
+        conversation: OnceLock::new(),
+        peer: None,
+    };
     let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
     let origin = Origin { headers, id };
     let written =
@@ -347,7 +363,10 @@ async fn attempt(
         () = cancelled(call) => return ended(Err(Failure::CANCELLED), Outcome::Error("cancelled")),
         () = server.lifecycle.cut().cancelled() => return ended(Err(Failure::CUT), Outcome::Error("cut")),
     };
-    match outcome.map(|outcome| outcome.map_err(ToolError::into_kind)) {
+    let outcome = outcome.map(|outcome| outcome.map_err(ToolError::into_kind));
+    let has_succeeded = matches!(outcome, Ok(Ok(Written::Open { is_error: false, .. } | Written::Response(_))));
+    remember(server, name, route, call, has_succeeded).await;
+    match outcome {
         Ok(Ok(written)) => {
             let is_error = matches!(written, Written::Open { is_error: true, .. });
             ended(Ok(written), if is_error { Outcome::ToolError } else { Outcome::Ok })
@@ -369,6 +388,25 @@ async fn attempt(
             tracing::error!(tool.name = name, "tool {name} was stopped after {:?}", server.call_timeout);
             ended(Err(Failure::TIMEOUT), Outcome::Error("timeout"))
         }
+    }
+}
+
+/// What a conversation keeps of a call that was answered: a line, and that it has reached a boundary.
+async fn remember(server: &Server, name: &str, route: &Route, call: &Call<'_>, has_succeeded: bool) {
+    let Shared { calls, pins, .. } = &server.shared;
+    if calls.is_none() && pins.is_none() {
+        return;
+    }
+    let Some(conversation) = call.conversation() else { return };
+    if let Some(calls) = calls
+        && !conversation.is_told.load(Ordering::Relaxed)
+    {
+        calls.answered(&conversation.key, name);
+    }
+    if let (Some(pins), Some(boundary), true) = (pins, route.reaches, has_succeeded)
+        && let Err(failure) = pins.release(&conversation.key, boundary).await
+    {
+        tracing::warn!(error = %failure, "a conversation stays where it is, though it has reached {boundary}: {failure}");
     }
 }
 

@@ -1,6 +1,11 @@
 //! rmcp's handler: the same tools, resources and prompts for whatever the lean path does not answer.
 
-use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use futures_util::FutureExt;
 use rmcp::{
@@ -108,6 +113,10 @@ impl ServerHandler for Protocol {
             meta: Some(&meta),
             principal: &principal,
             release: &server.release,
+            request_states: &server.request_states,
+            session: headers.get(lean::SESSION_ID).filter(|_| !is_stateless).and_then(|session| session.to_str().ok()),
+            takes_handle: route.takes_handle,
+            conversation: OnceLock::new(),
             peer: Some(peer),
         };
         let origin = lean::Origin { headers: &headers, id: &id };
@@ -166,7 +175,7 @@ impl ServerHandler for Protocol {
             None => match self.server.templates.iter().find_map(|template| Some((template, template.variables(&uri)?))) {
                 Some((template, variables)) => (&template.reader, variables),
                 None => {
-                    let published = async { Ok(self.server.published.read(&uri).await?) };
+                    let published = async { Ok(self.server.shared.published.read(&uri).await?) };
                     return self.bounded(&uri, published).await?.map(Into::into).ok_or_else(|| no_resource(&uri));
                 }
             },

@@ -138,8 +138,8 @@ impl Kept {
     }
 
     async fn end_now(&self, ids: &[Uuid]) -> Result<(), DatabaseError> {
-        let color = self.release.color.to_string();
-        let parameters = [(&ids as _, Type::UUID_ARRAY), (&color as _, Type::TEXT), (&&*self.release.version as _, Type::TEXT)];
+        let (color, build) = (self.release.color.to_string(), self.release.build());
+        let parameters = [(&ids as _, Type::UUID_ARRAY), (&color as _, Type::TEXT), (&build as _, Type::TEXT)];
         self.database.get().await?.query(END, &parameters).await.map(drop)
     }
 
@@ -147,13 +147,13 @@ impl Kept {
         let ids: Vec<Uuid> = batch.iter().map(|opening| opening.id).collect();
         let principals: Vec<&str> = batch.iter().map(|opening| opening.principal.to_stored()).collect();
         let initialize: Vec<&str> = batch.iter().map(|opening| &*opening.initialize).collect();
-        let color = self.release.color.to_string();
+        let (color, build) = (self.release.color.to_string(), self.release.build());
         let parameters = [
             (&ids as _, Type::UUID_ARRAY),
             (&principals as _, Type::TEXT_ARRAY),
             (&initialize as _, Type::TEXT_ARRAY),
             (&color as _, Type::TEXT),
-            (&&*self.release.version as _, Type::TEXT),
+            (&build as _, Type::TEXT),
         ];
         self.database.get().await?.execute(OPEN, &parameters).await.map(drop)
     }

@@ -1,0 +1,105 @@
+//! What an application shares with the other processes on its database, as far as its migrations have the tables for it.
+//! Without a table the thing lives as long as the process, or is not there.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bg_runtime::{
+    Database, Lifecycle, Release,
+    storage::{Control, migration::Migration},
+};
+use tokio::task::JoinHandle;
+
+use crate::{
+    answers,
+    config::HttpConfig,
+    conversations::{self, calls::Calls},
+    drainage::Drainage,
+    mcp::{Parts, Shared, served::Served},
+    pins::{self, Pins},
+    published::{self, Published},
+    sessions::{self, ENDED, Kept, Sessions, streams::Streams},
+    tool::Pinning,
+};
+
+/// Everything that is shared.
+pub(super) struct Sharing {
+    release: Release,
+    control: Option<Control>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) streams: Option<Arc<Streams>>,
+    pub(super) published: Published,
+    calls: Option<(Arc<Calls>, Database)>,
+    pins: Option<Pins>,
+    pub(super) drainage: Option<Drainage>,
+    /// Where the keys of request states are kept.
+    pub(super) keys_in: Option<Database>,
+    answers: Option<Database>,
+}
+
+// === impl Sharing ===
+
+impl Sharing {
+    /// `address` is where the public listener listens.
+    pub(super) fn new<S>(
+        parts: &Parts<S>,
+        database: Option<&Database>,
+        migrations: &[Migration],
+        config: &HttpConfig,
+        address: SocketAddr,
+    ) -> Self {
+        let with = |table: &Migration| {
+            let has = migrations.iter().any(|migration| migration.name == table.name);
+            database.filter(|_| has).cloned()
+        };
+        let release = &parts.release;
+        let control = parts.control.clone();
+        let sessions = with(&sessions::MIGRATION);
+        let streams = sessions.clone().zip(control.clone());
+        let controlled = with(&pins::MIGRATION).zip(control.clone());
+        let wants_pins = parts.tools.iter().any(|tool| tool.description.pinning != Pinning::Auto);
+        let advertised = config.advertise.clone();
+        let advertised = advertised.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
+        Self {
+            streams: streams.map(|(database, control)| Arc::new(Streams::new(database, control))),
+            sessions: Arc::new(match sessions {
+                Some(database) => Sessions::kept(config.sessions, Kept::new(database, release.clone())),
+                None => Sessions::new(config.sessions),
+            }),
+            published: Published::new(&parts.widgets, with(&published::MIGRATION)),
+            calls: with(&conversations::MIGRATIONS[1]).map(|database| (Arc::new(Calls::new()), database)),
+            pins: controlled
+                .clone()
+                .filter(|_| wants_pins)
+                .map(|(database, control)| Pins::new(database, control, release, config.pins)),
+            drainage: controlled
+                .map(|(database, control)| Drainage::new(database, control, release.clone(), config.pins, advertised)),
+            keys_in: with(&pins::MIGRATION),
+            answers: with(&answers::MIGRATION),
+            release: release.clone(),
+            control,
+        }
+    }
+
+    /// What calls are answered with.
+    pub(super) fn shared(&self) -> Shared {
+        Shared {
+            published: self.published.clone(),
+            calls: self.calls.as_ref().map(|(calls, _)| calls.clone()),
+            pins: self.pins.clone(),
+        }
+    }
+
+    /// Keeps it all until the process ends.
+    pub(super) fn look_after(self, served: Arc<Served>, lifecycle: &Lifecycle) -> Vec<JoinHandle<()>> {
+        // Asked for here and not in the task, which may run only after the control follows.
+        let told = self.control.as_ref().map(|control| control.hear(ENDED));
+        let (sessions, release, lifecycle) = (self.sessions, self.release, lifecycle.clone());
+        let keeping = tokio::spawn(async move { tokio::join!(sessions.keep(told), served.end_with_their_sessions()).0 });
+        let following = self.control.map(|control| tokio::spawn(control.follow()));
+        let answers = self.answers.map(|database| tokio::spawn(answers::look_after(database)));
+        let calls = self.calls.map(|(calls, database)| tokio::spawn(async move { calls.keep(database, release).await }));
+        let pins = self.pins.map(|pins| tokio::spawn(async move { pins.look_after().await }));
+        let drainage = self.drainage.map(|drainage| tokio::spawn(async move { drainage.report(lifecycle).await }));
+        [Some(keeping), following, answers, calls, pins, drainage].into_iter().flatten().collect()
+    }
+}
