@@ -2,6 +2,7 @@
 
 mod clients;
 mod conformance;
+mod conversation;
 mod database;
 mod doors;
 mod drain;
@@ -10,5 +11,7 @@ mod house;
 mod migrate;
 mod once;
 mod outlive;
+mod published;
+mod sessions;
 mod subscriptions;
 mod widget;

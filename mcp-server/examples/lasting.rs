@@ -5,11 +5,13 @@
 //! - `add` adds to what its conversation remembers, and says by what handle the conversation is found again,
 //! - `order` does so and keeps the conversation on the build it began on, until `pay`,
 //! - `ask` asks for a name, and greets whoever has it,
+//! - `change` changes what the resource `lasting://board` says, and logs that it did,
 //! - `draw` is drawn by a widget, another one in each color.
 //!
 //! ```sh
 //! DATABASE_URL=postgresql://… RELEASE_COLOR=blue cargo run --example lasting
 //! ```
+#![expect(deprecated, reason = "logging is deprecated with 2026-07-28, and older clients still use it")]
 
 use axum::extract::FromRef;
 use mcp_server::{
@@ -21,7 +23,8 @@ use mcp_server::{
     conversation::{Conversation, ConversationState, Handle},
     conversations::Conversations,
     extract::{Inputs, Parameters, Peer, Release, State},
-    rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult},
+    resource::{Changes, Resource},
+    rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult, LoggingLevel, ResourceContents},
     telemetry::Telemetry,
     widgets::Widget,
 };
@@ -36,6 +39,13 @@ use tokio::{
 struct Lasting {
     gate: watch::Sender<bool>,
     conversations: Conversations,
+    board: Changes,
+}
+
+impl FromRef<Lasting> for Changes {
+    fn from_ref(lasting: &Lasting) -> Self {
+        lasting.board.clone()
+    }
 }
 
 impl FromRef<Lasting> for watch::Receiver<bool> {
@@ -123,6 +133,14 @@ async fn ask(inputs: Inputs, release: Release) -> Result<CallToolResponse, ToolE
     Ok(InputRequiredResult::new(Some(question), Some(inputs.seal(&release.color.to_string())?)).into())
 }
 
+const BOARD: &str = "lasting://board";
+
+async fn change(State(board): State<Changes>, peer: Peer, release: Release) -> &'static str {
+    board.updated(BOARD);
+    peer.log(LoggingLevel::Debug, format!("changed by {}", release.color)).await;
+    "changed"
+}
+
 async fn draw(release: Release) -> String {
     format!("drawn by {}", release.color)
 }
@@ -147,16 +165,21 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
     let control = Control::new(database.clone(), Replica::new(config.release.color, &*config.release.version, MIGRATIONS));
     let conversations = Conversations::new(database.clone(), control.clone());
     let widget = if config.release.color == Color::Blue { &BLUE } else { &GREEN };
-    Ok(App::new(config.release, Lasting { gate, conversations })
+    let board = Changes::new();
+    Ok(App::new(config.release, Lasting { gate, conversations, board: board.clone() })
         .database(database)
         .migrations(MIGRATIONS)
         .control(control)
+        .logging()
+        .subscriptions(board)
         .tool(Tool::new("tell", tell).describe("Answers when told to.").read_only())
         .tool(Tool::new("act", tell).describe("Acts when told to.").additive())
         .tool(Tool::new("add", add).describe("Adds to a basket.").additive())
         .tool(Tool::new("order", add).describe("Adds to an order.").additive().pinned_until("paid"))
         .tool(Tool::new("pay", add).describe("Pays for an order.").additive().reaches("paid"))
         .tool(Tool::new("ask", ask).describe("Asks for a name.").read_only())
+        .tool(Tool::new("change", change).describe("Changes the board.").additive())
+        .resource(Resource::new(BOARD, "Board", async |read| Ok::<_, ToolError>(ResourceContents::text("A board.", read.uri))))
         .tool(Tool::new("draw", draw).describe("Draws.").read_only().widget(widget))
         .widget(widget)
         .telemetry(telemetry)

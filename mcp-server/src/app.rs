@@ -331,6 +331,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             migrations: self.migrations,
             migrate: self.migrate,
             control: control.clone(),
+            drainage: sharing.drainage.clone(),
             published: sharing.published.clone(),
             request_state_keys: config.request_state_keys,
             request_states,

@@ -123,7 +123,8 @@ impl Drainage {
         self.database.get().await?.execute(LEAVE, &[(&instance, Type::TEXT)]).await.map(drop)
     }
 
-    async fn say(&self, status: Status) -> Result<(), DatabaseError> {
+    /// Says it once.
+    pub(crate) async fn say(&self, status: Status) -> Result<(), DatabaseError> {
         let (instance, build, color) = (self.control.instance(), self.release.build(), self.release.color.to_string());
         let (stage, role) = (status.stage.to_string(), status.role.to_string());
         let [calls, streams] = [status.calls, status.streams].map(|count| i64::try_from(count).unwrap_or(i64::MAX));

@@ -44,7 +44,9 @@ pub struct Call<'a> {
     /// Whether the tool takes a conversation's handle among its arguments.
     pub(crate) takes_handle: bool,
     /// Looked for when somebody asks.
-    pub(crate) conversation: OnceLock<Option<Arc<Named>>>,
+    pub(crate) named: OnceLock<Option<Arc<Named>>>,
+    /// The conversation that the call begins, because it names none.
+    pub(crate) begun: OnceLock<Arc<Named>>,
     /// Only on rmcp's path.
     pub(crate) peer: Option<PeerCall>,
 }
@@ -136,18 +138,18 @@ impl Call<'_> {
         self.meta
     }
 
-    /// The conversation that the call belongs to.
+    /// The conversation that the call belongs to, or has begun.
     pub(crate) fn conversation(&self) -> Option<Arc<Named>> {
         let look = || {
             let arguments = self.takes_handle.then_some(self.arguments);
             Named::of(self.meta, arguments, self.session, self.principal).map(Arc::new)
         };
-        self.conversation.get_or_init(look).clone()
+        self.named.get_or_init(look).as_ref().or_else(|| self.begun.get()).cloned()
     }
 
     /// The conversation that the call belongs to, or begins.
     pub(crate) fn conversation_or(&self, begin: impl FnOnce() -> Arc<Named>) -> Arc<Named> {
-        self.conversation().unwrap_or_else(begin)
+        self.conversation().unwrap_or_else(|| self.begun.get_or_init(begin).clone())
     }
 }
 

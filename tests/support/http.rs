@@ -56,12 +56,30 @@ impl Connection {
 
     /// Sends `initialize` and gives the session id.
     pub async fn open_session(&mut self) -> String {
+        self.open_session_with("").await
+    }
+
+    /// Sends `initialize` with further headers, as whole lines, and gives the session id.
+    pub async fn open_session_with(&mut self, headers: &str) -> String {
         let params =
             json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
-        self.send_message(&json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string(), "").await;
-        let answer = self.answer().await;
+        let answer = self.ask("initialize", &params, headers).await;
         let session = answer.head.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
         session.expect("initialize opens a session").trim().to_owned()
+    }
+
+    /// Sends a request with further headers, as whole lines, and reads its answer.
+    pub async fn ask(&mut self, method: &str, params: &Value, headers: &str) -> Answer {
+        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        self.send_message(&message.to_string(), headers).await;
+        self.answer().await
+    }
+
+    /// Calls a tool in the same way, and gives the result.
+    pub async fn call(&mut self, tool: &str, arguments: &Value, headers: &str) -> Value {
+        let answer = self.ask("tools/call", &json!({ "name": tool, "arguments": arguments }), headers).await.json();
+        assert!(answer["result"].is_object(), "{answer}");
+        answer["result"].clone()
     }
 
     /// Sends a `tools/call`.

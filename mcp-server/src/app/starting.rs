@@ -16,6 +16,7 @@ use bg_runtime::{
 };
 
 use crate::{
+    drainage::Drainage,
     error::Chain,
     published::Published,
     request_state::{RequestStateKeys, RequestStates},
@@ -34,6 +35,7 @@ pub(super) struct Starting {
     pub(super) migrations: &'static [Migration],
     pub(super) migrate: bool,
     pub(super) control: Option<Control>,
+    pub(super) drainage: Option<Drainage>,
     pub(super) published: Published,
     pub(super) request_state_keys: RequestStateKeys,
     pub(super) request_states: RequestStates,
@@ -69,6 +71,12 @@ impl Starting {
             match self.request_state_keys.load(self.keys_in.as_ref()).await {
                 Ok(codec) => break self.request_states.install(codec),
                 Err(failure) => obstacle.stands(words(&failure)).await,
+            }
+        }
+        if let Some(drainage) = &self.drainage {
+            let mut obstacle = Obstacle::new("telling the other replicas where this one is");
+            while let Err(failure) = drainage.say(self.lifecycle.status()).await {
+                obstacle.stands(words(&failure)).await;
             }
         }
         self.checks.all_well(PAUSE).await;

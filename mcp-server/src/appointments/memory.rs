@@ -32,8 +32,8 @@ pub(super) async fn zone(
     conversation: Option<&Conversation<Memory>>,
     named: Option<&str>,
 ) -> Result<TimeZone, TimeError> {
+    let Some(conversation) = conversation else { return without(appointments, named) };
     let named = named.map(time::zone).transpose()?;
-    let Some(conversation) = conversation else { return Ok(named.unwrap_or_else(|| appointments.default_zone().clone())) };
     let remembered = match &named {
         Some(zone) => {
             let name = Some(time::zone_name(zone).to_owned());
@@ -48,4 +48,9 @@ pub(super) async fn zone(
     // A zone that only another release knows is as good as none, too.
     let remembered = || remembered.and_then(|name| time::zone(&name).ok());
     Ok(named.or_else(remembered).unwrap_or_else(|| appointments.default_zone().clone()))
+}
+
+/// The zone that is meant when nothing is remembered.
+pub(super) fn without(appointments: &Appointments, named: Option<&str>) -> Result<TimeZone, TimeError> {
+    named.map_or_else(|| Ok(appointments.default_zone().clone()), time::zone)
 }

@@ -105,11 +105,19 @@ async fn search_appointments(
         return Err(AppointmentError::Limit { most: MOST });
     }
     let user_id = user(&search.user_id)?;
-    let zone = memory::zone(&appointments, conversation.as_ref(), search.time_zone.as_deref()).await?;
-    let (starts_at, ends_at) = search.range(&zone)?;
     let after = search.cursor.as_deref().map(|cursor| Cursor::read(cursor).ok_or(AppointmentError::Cursor)).transpose()?;
-    // One more than asked for tells whether there is a next page.
-    let mut found = appointments.search(user_id, &Span { starts_at, ends_at, after, limit: i64::from(limit) + 1 }).await?;
+    let find = async |zone: &TimeZone| {
+        let (starts_at, ends_at) = search.range(zone)?;
+        // One more than asked for tells whether there is a next page.
+        let span = Span { starts_at, ends_at, after, limit: i64::from(limit) + 1 };
+        Ok::<_, AppointmentError>(appointments.search(user_id, &span).await?)
+    };
+    // Most conversations remember nothing, so the search does not wait to know it.
+    let named = search.time_zone.as_deref();
+    let assumed = memory::without(&appointments, named)?;
+    let (zone, found) = tokio::join!(memory::zone(&appointments, conversation.as_ref(), named), find(&assumed));
+    let zone = zone?;
+    let mut found = if zone == assumed { found? } else { find(&zone).await? };
     let limit = usize::try_from(limit).expect("a hundred fits");
     let next_cursor = (found.len() > limit).then(|| {
         found.truncate(limit);

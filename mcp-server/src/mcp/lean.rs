@@ -246,7 +246,8 @@ async fn call(
         request_states: &server.request_states,
         session,
         takes_handle: route.takes_handle,
-        conversation: OnceLock::new(),
+        named: OnceLock::new(),
+        begun: OnceLock::new(),
         peer: None,
     };
     let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
@@ -391,7 +392,8 @@ async fn attempt(
     }
 }
 
-/// What a conversation keeps of a call that was answered: a line, and that it has reached a boundary.
+/// What a conversation keeps of a call that was answered: a line, that it has begun here and stays, or that it has reached
+/// a boundary. Whoever named its conversation was told at the door where it stays.
 async fn remember(server: &Server, name: &str, route: &Route, call: &Call<'_>, has_succeeded: bool) {
     let Shared { calls, pins, .. } = &server.shared;
     if calls.is_none() && pins.is_none() {
@@ -403,7 +405,14 @@ async fn remember(server: &Server, name: &str, route: &Route, call: &Call<'_>, h
     {
         calls.answered(&conversation.key, name);
     }
-    if let (Some(pins), Some(boundary), true) = (pins, route.reaches, has_succeeded)
+    let (Some(pins), true) = (pins, has_succeeded) else { return };
+    if route.pinning != tool::Pinning::Auto
+        && call.begun.get().is_some()
+        && let Err(failure) = pins.place(&conversation.key, route.pinning).await
+    {
+        tracing::warn!(error = %failure, "a conversation that should stay here may move at its next call: {failure}");
+    }
+    if let Some(boundary) = route.reaches
         && let Err(failure) = pins.release(&conversation.key, boundary).await
     {
         tracing::warn!(error = %failure, "a conversation stays where it is, though it has reached {boundary}: {failure}");

@@ -116,7 +116,8 @@ impl ServerHandler for Protocol {
             request_states: &server.request_states,
             session: headers.get(lean::SESSION_ID).filter(|_| !is_stateless).and_then(|session| session.to_str().ok()),
             takes_handle: route.takes_handle,
-            conversation: OnceLock::new(),
+            named: OnceLock::new(),
+            begun: OnceLock::new(),
             peer: Some(peer),
         };
         let origin = lean::Origin { headers: &headers, id: &id };

@@ -20,8 +20,8 @@ const MOST: usize = 256;
 
 type Addresses = Mutex<HashSet<String>>;
 
-/// What one session subscribed to. It lives as long as rmcp's service for the session, which ends after five idle minutes
-/// or with the process; the client subscribes again then, as it must after any reconnect.
+/// What one session subscribed to, and who tells it. It lives as long as rmcp's service for the session, which ends after
+/// five idle minutes or with the process; the next one begins with what the session asked for.
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     addresses: Arc<Addresses>,
