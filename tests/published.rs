@@ -63,6 +63,9 @@ async fn diff(data: &DataDir, other: &str) -> (Option<i32>, Vec<String>, Vec<Str
 async fn what_a_color_published_is_read_from_the_other_as_long_as_it_is_published() {
     let data = DataDir::new();
     let (blue, green) = (start(&data, "blue").await, start(&data, "green").await);
+    let opened = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    let extensions = ask(&blue, "initialize", opened).await["result"]["capabilities"]["extensions"].clone();
+    assert_eq!(extensions, json!({ "io.modelcontextprotocol/ui": { "mimeTypes": ["text/html;profile=mcp-app"] } }));
     let (of_blue, of_green) = (listed(&blue).await, listed(&green).await);
     // One address in each of the two languages of hosts; each color shows its own.
     assert_eq!((of_blue.len(), of_green.len()), (2, 2), "{of_blue:?} {of_green:?}");

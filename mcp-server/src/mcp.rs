@@ -242,6 +242,10 @@ pub(crate) fn config<S>(parts: &Parts<S>) -> ServerConfig {
     capabilities.prompts = (!parts.prompts.is_empty()).then(Default::default);
     capabilities.completions = parts.prompts.iter().any(|prompt| prompt.complete.is_some()).then(JsonObject::new);
     capabilities.logging = parts.logging.then(JsonObject::new);
+    // MCP Apps (SEP-1865). rmcp has no type for it.
+    let apps =
+        || [("io.modelcontextprotocol/ui".to_owned(), rmcp::model::object(json!({ "mimeTypes": [widgets::MCP_APP] })))].into();
+    capabilities.extensions = (!parts.widgets.is_empty()).then(apps);
     let mut config = ServerConfig::new(capabilities).with_server_info(info);
     config.protocol_version = ProtocolVersion::LATEST_WITH_INITIALIZE;
     config.instructions.clone_from(&parts.instructions);
