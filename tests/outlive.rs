@@ -131,6 +131,31 @@ async fn two_hundred_calls_whose_process_was_killed_are_answered_by_the_other_co
     }
 }
 
+/// A client whose connection broke reads its answer on; until then its call is in flight, though nobody listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_connection_broke_is_waited_for_when_its_color_leaves() {
+    let data = DataDir::new();
+    let (blue, green) = (start(&data, "blue", &[]).await, start(&data, "green", &[]).await);
+    let mut client = Client::open(&blue, 1).await;
+    drop(client.begin(&blue, "act").await);
+    let resumed = async {
+        // Read on while blue is still at it, too.
+        client.resume(&green).await;
+        client.answers()
+    };
+    let leaves = async {
+        blue.calls(1).await;
+        blue.signal("TERM");
+        blue.is_at("draining").await;
+        blue.release_calls();
+        blue.exit(LONG).await
+    };
+    let (answers, exit) = tokio::join!(resumed, leaves);
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers[0]["result"]["content"][0]["text"], "told 1 by blue", "{answers:?}");
+}
+
 /// The official clients, behind an address that stays: the answer they wait for comes from the other color, once, and in the
 /// session that they opened.
 #[tokio::test(flavor = "multi_thread")]

@@ -120,6 +120,62 @@ async fn what_a_session_asked_for_comes_back_with_it() {
     assert!(!heard.contains("lasting://board") && !heard.contains("notifications/message"), "{heard}");
 }
 
+/// The balancer does not know who asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_comes_to_another_color_reaches_the_call_that_waits_for_it() {
+    let data = DataDir::new();
+    let (blue, green) = (start(&data, "blue", &[]).await, start(&data, "green", &[]).await);
+    let mut call = Connection::open(blue.address()).await;
+    let opened = json!({ "protocolVersion": "2025-11-25", "capabilities": { "elicitation": {} }, "clientInfo": { "name": "t", "version": "1" } });
+    let opened = call.ask("initialize", &opened, "x-principal: ada\r\n").await;
+    let session =
+        opened.head.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).expect("a session").trim().to_owned();
+    let ada = headers(Some("ada"), &session);
+    let message = json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": { "name": "inquire" } }).to_string();
+    call.send_message(&message, &format!("accept: application/json, text/event-stream\r\n{ada}")).await;
+    let asked = tokio::time::timeout(LONG, call.read_until("What is your name?")).await.expect("it asks");
+    let question = asked.rsplit("data: ").next().expect("it came as an event");
+    let id = question.split("\"id\":").nth(1).and_then(|rest| rest.split([',', '}']).next()).expect("it has an id");
+
+    let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"action":"accept","content":{{"name":"Ada"}}}}}}"#);
+    for (principal, status) in [("eve", 404), ("ada", 202)] {
+        let mut other = Connection::open(green.address()).await;
+        other.send_message(&answer, &headers(Some(principal), &session)).await;
+        assert_eq!(other.answer().await.status, status, "{principal}");
+    }
+    let greeting = "Hello, Ada: asked and greeted by blue.";
+    tokio::time::timeout(LONG, call.read_until(greeting)).await.expect("the response reached the call");
+    // Nobody asked: there is nothing to answer, here or there.
+    let mut other = Connection::open(green.address()).await;
+    other.send_message(&answer, &ada).await;
+    assert_eq!(other.answer().await.status, 202);
+}
+
+/// Two processes know the session; neither takes away what it asked for at the other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_asks_for_in_turns_is_all_kept() {
+    let data = DataDir::new();
+    let (blue, green) = (start(&data, "blue", &[]).await, start(&data, "green", &[]).await);
+    let session = Connection::open(blue.address()).await.open_session_with("x-principal: ada\r\n").await;
+    let ada = headers(Some("ada"), &session);
+    for color in [&blue, &green] {
+        assert_eq!(status(color, "POST", &ada).await, 200);
+    }
+    for (color, method, params) in [
+        (&green, "logging/setLevel", json!({ "level": "debug" })),
+        (&blue, "resources/subscribe", json!({ "uri": "lasting://board" })),
+        (&green, "resources/unsubscribe", json!({ "uri": "lasting://other" })),
+    ] {
+        let answer = Connection::open(color.address()).await.ask(method, &params, &ada).await.json();
+        assert!(answer["result"].is_object(), "{method}: {answer}");
+    }
+    let asked = data.query("SELECT log_level || ' ' || array_to_string(subscriptions, ',') FROM mcp_sessions").await;
+    assert_eq!(asked, "debug lasting://board");
+    let long = json!({ "uri": format!("lasting://board?{}", "x".repeat(3000)) });
+    let refused = Connection::open(blue.address()).await.ask("resources/subscribe", &long, &ada).await.json();
+    assert!(refused["error"].is_object(), "{refused}");
+}
+
 /// An `initialize` loop is what a health check, a scanner or a client in a crash loop does (modelcontextprotocol/rust-sdk 1014).
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_sessions_that_nobody_uses_leave_nothing_behind() {

@@ -4,6 +4,7 @@
 //! - `act` does the same, and may not be made again,
 //! - `add` adds to what its conversation remembers, and says by what handle the conversation is found again,
 //! - `order` does so and keeps the conversation on the build it began on, until `pay`,
+//! - `inquire` asks for a name while it works, as clients up to 2025-11-25 can be asked,
 //! - `ask` asks for a name, and greets whoever has it,
 //! - `change` changes what the resource `lasting://board` says, and logs that it did,
 //! - `draw` is drawn by a widget, another one in each color.
@@ -24,7 +25,9 @@ use mcp_server::{
     conversations::Conversations,
     extract::{Inputs, Parameters, Peer, Release, State},
     resource::{Changes, Resource},
-    rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult, LoggingLevel, ResourceContents},
+    rmcp::model::{
+        CallToolResponse, CallToolResult, ContentBlock, ElicitRequestParams, InputRequiredResult, LoggingLevel, ResourceContents,
+    },
     telemetry::Telemetry,
     widgets::Widget,
 };
@@ -118,6 +121,21 @@ async fn add(
     Ok(Reply::new(Added { things, color: release.color.to_string(), conversation: basket.handle().cloned() }, text))
 }
 
+fn form() -> serde_json::Value {
+    json!({ "type": "object", "properties": { "name": { "type": "string" } }, "required": ["name"] })
+}
+
+async fn inquire(peer: Peer, release: Release) -> Result<String, ToolError> {
+    let question = ElicitRequestParams::FormElicitationParams {
+        meta: None,
+        message: "What is your name?".to_owned(),
+        requested_schema: serde_json::from_value(form()).map_err(ToolError::internal)?,
+    };
+    let answer = peer.peer.create_elicitation(question).await.map_err(ToolError::internal)?;
+    let name = answer.content.unwrap_or_default()["name"].as_str().unwrap_or("nobody").to_owned();
+    Ok(format!("Hello, {name}: asked and greeted by {}.", release.color))
+}
+
 async fn ask(inputs: Inputs, release: Release) -> Result<CallToolResponse, ToolError> {
     let asked_by: Option<String> = inputs.open()?;
     let name = inputs.responses.get("name").and_then(|answer| answer["content"]["name"].as_str());
@@ -125,7 +143,7 @@ async fn ask(inputs: Inputs, release: Release) -> Result<CallToolResponse, ToolE
         let words = format!("Hello, {name}: asked by {asked_by}, greeted by {}.", release.color);
         return Ok(CallToolResult::success(vec![ContentBlock::text(words)]).into());
     }
-    let form = json!({ "type": "object", "properties": { "name": { "type": "string" } }, "required": ["name"] });
+    let form = form();
     let question = json!({ "name": { "method": "elicitation/create", "params": {
         "mode": "form", "message": "What is your name?", "requestedSchema": form,
     } } });
@@ -177,6 +195,7 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
         .tool(Tool::new("add", add).describe("Adds to a basket.").additive())
         .tool(Tool::new("order", add).describe("Adds to an order.").additive().pinned_until("paid"))
         .tool(Tool::new("pay", add).describe("Pays for an order.").additive().reaches("paid"))
+        .tool(Tool::new("inquire", inquire).describe("Asks for a name.").read_only())
         .tool(Tool::new("ask", ask).describe("Asks for a name.").read_only())
         .tool(Tool::new("change", change).describe("Changes the board.").additive())
         .resource(Resource::new(BOARD, "Board", async |read| Ok::<_, ToolError>(ResourceContents::text("A board.", read.uri))))

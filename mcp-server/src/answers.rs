@@ -137,9 +137,13 @@ impl Once {
 impl<S> FromCall<S> for Once {
     fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
         let meta: serde_json::Map<_, _> = call.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        // Who proved nothing is told apart by the subject that ChatGPT names, which is better than nothing.
-        let subject = || Some(format!("?{}", meta.get("openai/subject")?.as_str()?));
-        let principal = call.principal.subject().map(|name| format!("={name}")).or_else(subject).unwrap_or_default();
+        // Who proved nothing is told apart by the subject that ChatGPT names, or by the session, which is better than nothing:
+        // a stranger's call is not this one, and its answer is nobody else's.
+        let is_name = |name: &&str| name.len() <= LONGEST_KEY && !name.contains('\0');
+        let subject = || Some(format!("?{}", meta.get("openai/subject")?.as_str().filter(is_name)?));
+        let session = || call.session.map(|session| format!("#{session}"));
+        let principal =
+            call.principal.subject().map(|name| format!("={name}")).or_else(subject).or_else(session).unwrap_or_default();
         let (key, lasts) = match meta.get(KEY) {
             Some(serde_json::Value::String(key)) if !key.is_empty() && key.len() <= LONGEST_KEY && !key.contains('\0') => {
                 (format!("{GIVEN}{key}"), SAME_KEY)

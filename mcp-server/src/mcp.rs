@@ -96,6 +96,8 @@ pub(crate) struct Route {
     pub(crate) needs_peer: bool,
     /// Whether calling it again with the same arguments does no harm.
     pub(crate) is_repeatable: bool,
+    /// Whether it does no harm for a call with a key.
+    pub(crate) acts_once: bool,
     pub(crate) takes_handle: bool,
     pub(crate) pinning: Pinning,
     pub(crate) reaches: Option<&'static str>,
@@ -173,6 +175,7 @@ impl Server {
                     flag: tool_flag(&tool.description.name),
                     needs_peer: tool.description.needs_peer || tool.description.wants_headers(),
                     is_repeatable: tool.description.is_repeatable(),
+                    acts_once: tool.description.acts_once,
                     takes_handle: tool.description.takes_handle(),
                     pinning: tool.description.pinning,
                     reaches: tool.description.reaches,

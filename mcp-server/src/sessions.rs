@@ -7,7 +7,8 @@
 //! process, it is its principal's alone, and one that was ended anywhere is ended everywhere.
 //!
 //! Vanilla rmcp keeps about 50 KB for each session for five minutes, which an `initialize` loop turns into gigabytes. Here
-//! a session costs about 100 bytes: clients of one kind send the same parameters, so these are kept once.
+//! a session costs about 100 bytes: clients of one kind send the same parameters, so these are kept once, and clients that
+//! send others each time meet a limit in bytes.
 
 mod kept;
 pub(crate) mod streams;
@@ -58,12 +59,16 @@ pub struct Sessions {
     ended: broadcast::Sender<Uuid>,
     /// There is something that should be written soon.
     hurry: Notify,
+    /// What sessions ask for is written one after the other, so that memory ends as the database does.
+    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     sessions: HashMap<Uuid, Session>,
     parameters: HashSet<Arc<str>>,
+    /// How many bytes the parameters have together.
+    bytes: usize,
     /// Used since it was last written.
     touched: Vec<Uuid>,
 }
@@ -91,6 +96,17 @@ pub(crate) struct Asked {
     pub(crate) subscriptions: Vec<String>,
 }
 
+/// One thing that a session asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    /// Log lines from this level on.
+    LogLevel(Option<String>),
+    /// To hear of changes to this resource.
+    Subscribe(String),
+    /// Not to hear of them any more.
+    Unsubscribe(String),
+}
+
 /// What a request that names a session finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -108,8 +124,17 @@ const HURRY: Duration = Duration::from_millis(200);
 /// How many ended sessions may wait for whoever ends their services.
 const ENDED_WAITING: usize = 1024;
 
+/// The longest parameters of an `initialize`, in bytes. Real ones have a few hundred.
+pub(crate) const LONGEST_INITIALIZE: usize = 16 * 1024;
+/// The longest address of a resource that a session subscribes to, in bytes.
+pub(crate) const LONGEST_ADDRESS: usize = 2048;
+/// Parameters of all sessions in memory, each counted once. Beyond it sessions are given up as when there are too many.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+
+/// As it was given out and no other way: rmcp takes another spelling for another session.
 fn parse(id: &str) -> Option<Uuid> {
-    Uuid::try_parse_ascii(id.as_bytes()).ok()
+    let is_ours = id.len() == 36 && !id.bytes().any(|byte| byte.is_ascii_uppercase());
+    is_ours.then(|| Uuid::try_parse_ascii(id.as_bytes()).ok())?
 }
 
 // === impl Sessions ===
@@ -124,6 +149,7 @@ impl Sessions {
             kept: None,
             ended: broadcast::Sender::new(ENDED_WAITING),
             hurry: Notify::new(),
+            asking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -145,11 +171,8 @@ impl Sessions {
             self.insert(&mut open, id, session);
             initialize
         };
-        if let Some(kept) = &self.kept
-            && kept.open(id, initialize, principal).await
-            && let Some(session) = self.lock().sessions.get_mut(&id)
-        {
-            session.is_kept = true;
+        if let Some(kept) = &self.kept {
+            kept.open(id, initialize, principal).await;
         }
         id
     }
@@ -165,14 +188,17 @@ impl Sessions {
             Ok(Some(loaded)) => {
                 {
                     let mut open = self.lock();
-                    let initialize = open.shared(&loaded.initialize);
-                    let session = Session {
-                        principal: loaded.principal,
-                        asked: (loaded.asked != Asked::default()).then(|| Box::new(loaded.asked)),
-                        is_kept: true,
-                        ..self.session(initialize)
-                    };
-                    self.insert(&mut open, id, session);
+                    // Another request may have found it first, and the session asked for something since.
+                    if !open.sessions.contains_key(&id) {
+                        let initialize = open.shared(&loaded.initialize);
+                        let session = Session {
+                            principal: loaded.principal,
+                            asked: (loaded.asked != Asked::default()).then(|| Box::new(loaded.asked)),
+                            is_kept: true,
+                            ..self.session(initialize)
+                        };
+                        self.insert(&mut open, id, session);
+                    }
                 }
                 self.touch_here(id, principal).unwrap_or(Found::No)
             }
@@ -218,21 +244,23 @@ impl Sessions {
         self.lock().sessions.get(&id).and_then(|session| session.asked.as_deref().cloned()).unwrap_or_default()
     }
 
-    /// Changes what the session asked for. It is written before this returns, unless the database is away: then it holds
-    /// here.
-    pub(crate) async fn ask(&self, id: &str, change: impl FnOnce(&mut Asked)) {
+    /// The session asks for something. It is written before this returns, unless the database is away: then it holds here.
+    pub(crate) async fn ask(&self, id: &str, ask: Ask) {
         let Some(id) = parse(id) else { return };
-        let asked = {
-            let mut open = self.lock();
-            let Some(session) = open.sessions.get_mut(&id) else { return };
-            let asked = session.asked.get_or_insert_default();
-            change(asked);
-            (**asked).clone()
-        };
-        if let Some(kept) = &self.kept
-            && let Err(failure) = kept.ask(id, &asked).await
-        {
-            tracing::warn!(error = %failure, "what a session asked for could not be written: {failure}");
+        let _one_at_a_time = self.asking.lock().await;
+        if let Some(session) = self.lock().sessions.get_mut(&id) {
+            session.asked.get_or_insert_default().take(&ask);
+        }
+        let Some(kept) = &self.kept else { return };
+        match kept.ask(id, &ask).await {
+            // Another process may know of more.
+            Ok(Some(asked)) => {
+                if let Some(session) = self.lock().sessions.get_mut(&id) {
+                    session.asked = Some(Box::new(asked));
+                }
+            }
+            Ok(None) => {}
+            Err(failure) => tracing::warn!(error = %failure, "what a session asked for could not be written: {failure}"),
         }
     }
 
@@ -271,8 +299,9 @@ impl Sessions {
     }
 
     fn insert(&self, open: &mut Open, id: Uuid, session: Session) {
-        if open.sessions.len() >= self.limits.most {
-            open.make_room((self.limits.most / 8).max(1));
+        let is_full = open.sessions.len() >= self.limits.most;
+        if is_full || (open.bytes > MOST_BYTES && !open.sessions.is_empty()) {
+            open.make_room((open.sessions.len() / 8).max(1));
         }
         open.sessions.insert(id, session);
     }
@@ -295,6 +324,19 @@ impl Sessions {
     }
 }
 
+// === impl Asked ===
+
+impl Asked {
+    fn take(&mut self, ask: &Ask) {
+        match ask {
+            Ask::LogLevel(level) => self.log_level.clone_from(level),
+            Ask::Subscribe(address) if self.subscriptions.contains(address) => {}
+            Ask::Subscribe(address) => self.subscriptions.push(address.clone()),
+            Ask::Unsubscribe(address) => self.subscriptions.retain(|other| other != address),
+        }
+    }
+}
+
 // === impl Open ===
 
 impl Open {
@@ -305,6 +347,7 @@ impl Open {
             None => {
                 let new: Arc<str> = initialize.into();
                 self.parameters.insert(new.clone());
+                self.bytes += new.len();
                 new
             }
         }
@@ -317,8 +360,9 @@ impl Open {
         order.sort_unstable();
         tracing::warn!(
             sessions = order.len(),
-            "{} sessions are in memory, the most there may be; giving up {surplus}",
-            order.len()
+            "{} sessions with {} bytes of parameters are in memory, the most there may be; giving up {surplus}",
+            order.len(),
+            self.bytes
         );
         for (_, _, id) in order.into_iter().take(surplus) {
             self.sessions.remove(&id);
@@ -328,6 +372,7 @@ impl Open {
 
     fn tidy(&mut self) {
         self.parameters.retain(|parameters| Arc::strong_count(parameters) > 1);
+        self.bytes = self.parameters.iter().map(|parameters| parameters.len()).sum();
         if self.sessions.capacity() > 4 * self.sessions.len().max(1024) {
             self.sessions.shrink_to_fit();
         }
@@ -395,6 +440,29 @@ mod tests {
         assert!(sessions.count() <= 100);
         assert_eq!(sessions.touch(&used, &NOBODY).await, Found::Open);
         assert_eq!(sessions.lock().parameters.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn sessions_that_all_say_something_else_take_bounded_room() {
+        let sessions = Sessions::new(SessionLimits::default());
+        for number in 0..5000 {
+            sessions.open(&format!("{number:016384}"), &NOBODY).await;
+            assert!(sessions.lock().bytes <= MOST_BYTES + LONGEST_INITIALIZE);
+        }
+        let open = sessions.lock();
+        assert_eq!(open.bytes, open.parameters.len() * LONGEST_INITIALIZE);
+    }
+
+    #[tokio::test]
+    async fn a_session_has_one_spelling() {
+        let sessions = Sessions::new(SessionLimits::default());
+        let id = sessions.open(INITIALIZE, &NOBODY).await;
+        let upper = id.to_string().to_uppercase();
+        for spelling in [upper, id.simple().to_string(), id.braced().to_string(), id.urn().to_string()] {
+            // A UUID of digits alone has no upper case.
+            assert!(spelling == id.to_string() || sessions.touch(&spelling, &NOBODY).await == Found::No, "{spelling}");
+        }
+        assert_eq!(sessions.touch(&id.to_string(), &NOBODY).await, Found::Open);
     }
 
     #[tokio::test]

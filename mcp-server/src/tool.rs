@@ -276,9 +276,9 @@ impl Description {
         tool
     }
 
-    /// Whether calling it again with the same arguments does no harm.
+    /// Whether calling it again with the same arguments does no harm, at any time.
     pub(crate) fn is_repeatable(&self) -> bool {
-        self.annotations.read_only_hint == Some(true) || self.annotations.idempotent_hint == Some(true) || self.acts_once
+        self.annotations.read_only_hint == Some(true) || self.annotations.idempotent_hint == Some(true)
     }
 
     /// Whether a conversation's handle is among its arguments.

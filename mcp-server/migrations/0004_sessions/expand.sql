@@ -32,6 +32,9 @@ CREATE TABLE mcp_streams (
     began_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- A client's response to a question of ours is handed to whoever asked.
+CREATE INDEX mcp_streams_by_session ON mcp_streams (session_id);
+
 CREATE TABLE mcp_stream_events (
     -- A stream_id, or the name of a session's own stream.
     stream text COLLATE "C" NOT NULL,

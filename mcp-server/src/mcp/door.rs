@@ -75,8 +75,8 @@ impl Door {
             move || Ok(Protocol::stateless(server.clone()))
         };
         Self {
+            forward: (server.shared.pins.is_some() || streams.is_some()).then(Forward::new),
             served: Arc::new(Served::new(server.clone(), config, streams)),
-            forward: server.shared.pins.is_some().then(Forward::new),
             without_sessions: StreamableHttpService::new(without, Arc::default(), stateless),
             server,
             allowed,
@@ -253,6 +253,19 @@ impl Door {
                 error(id, envelope::INVALID_PARAMS, &format!("the parameters of `{method}` are not valid")),
             );
         }
+        // A response to a question that another process asked: the balancer does not know who did.
+        if in_session
+            && envelope.method.is_none()
+            && !parts.headers.contains_key(FORWARDED)
+            && let Some(forward) = &self.forward
+            && let Some(address) = self.served.asked_by(&parts.headers).await
+        {
+            return match forward.hand(&parts, body.clone(), &address, "").await {
+                Ok(answer) => answer,
+                // It comes again; what a question is answered twice with is dropped by whoever asked it.
+                Err(Lost::Unreached | Lost::Unknown) => unavailable(id.unwrap_or("null")),
+            };
+        }
         let wants_stream = names(&parts.headers, "text/event-stream");
         parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -287,6 +300,13 @@ impl Door {
         }
         parts.extensions.insert(principal.clone());
         if parts.method == Method::GET {
+            // A call that is to be made again is made where its conversation stays.
+            if let Some(request) = self.served.orphaned(&parts.headers).await
+                && let Ok(envelope) = Envelope::read(request.as_bytes())
+                && let Some(answer) = self.pinned(&parts, principal, &Bytes::new(), &envelope).await
+            {
+                return answer;
+            }
             return self.served.stream(parts).await;
         }
         if named && !self.served.is_served(&parts.headers).await {

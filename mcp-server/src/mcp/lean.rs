@@ -26,7 +26,7 @@ use crate::{
     extract::{Call, Principal},
     http::body::Payload,
     reply::{Writer, Written},
-    sessions::Found,
+    sessions::{Found, LONGEST_INITIALIZE},
     telemetry::{context, metrics::Outcome},
     tool,
 };
@@ -188,6 +188,11 @@ async fn initialize(server: &Server, headers: &HeaderMap, principal: &Principal,
         return Lean::Elsewhere;
     }
     let Some(params) = params else { return Lean::Elsewhere };
+    if params.get().len() > LONGEST_INITIALIZE {
+        let words = format!("the parameters of `initialize` have at most {LONGEST_INITIALIZE} bytes");
+        let body = envelope::error(Some(id), envelope::INVALID_PARAMS, &words, None);
+        return Lean::Answer { status: StatusCode::BAD_REQUEST, body: body.into(), session: None };
+    }
     // Read by rmcp's own type, because rmcp will read it again when it restores the session.
     let Ok(mut parameters) = serde_json::from_str::<InitializeRequestParams>(params.get()) else { return Lean::Elsewhere };
     let asked = parameters.protocol_version.as_str();

@@ -33,7 +33,7 @@ use crate::{
     extract::{Call, PeerCall, Principal},
     reply::{Writer, Written},
     resource::{Changes, Read, Resource},
-    sessions::Asked,
+    sessions::{Ask, LONGEST_ADDRESS},
 };
 
 /// The server, as rmcp calls it: one per request, or one per session.
@@ -255,7 +255,7 @@ impl ServerHandler for Protocol {
         // Without a session there is no stream that a later line could go to either.
         if let Some(session) = session_id(&context.extensions) {
             let level = serde_json::to_value(request.level).ok().and_then(|level| level.as_str().map(str::to_owned));
-            self.server.sessions.ask(&session, |asked| asked.log_level = level).await;
+            self.server.sessions.ask(&session, Ask::LogLevel(level)).await;
         }
         Ok(())
     }
@@ -267,14 +267,13 @@ impl ServerHandler for Protocol {
         if !is_ours {
             return Err(no_resource(&request.uri));
         }
+        if request.uri.len() > LONGEST_ADDRESS {
+            let words = format!("an address that is subscribed to has at most {LONGEST_ADDRESS} bytes");
+            return Err(ErrorData::invalid_params(words, None));
+        }
         session.subscriptions.add(request.uri.clone(), changes, context.peer)?;
         if let Some(session) = session_id(&context.extensions) {
-            let add = |asked: &mut Asked| {
-                if !asked.subscriptions.contains(&request.uri) {
-                    asked.subscriptions.push(request.uri);
-                }
-            };
-            self.server.sessions.ask(&session, add).await;
+            self.server.sessions.ask(&session, Ask::Subscribe(request.uri)).await;
         }
         Ok(())
     }
@@ -282,7 +281,7 @@ impl ServerHandler for Protocol {
     async fn unsubscribe(&self, request: UnsubscribeRequestParams, context: RequestContext<RoleServer>) -> Result<(), ErrorData> {
         self.subscribable::<UnsubscribeRequestMethod>()?.1.subscriptions.remove(&request.uri);
         if let Some(session) = session_id(&context.extensions) {
-            self.server.sessions.ask(&session, |asked| asked.subscriptions.retain(|uri| *uri != request.uri)).await;
+            self.server.sessions.ask(&session, Ask::Unsubscribe(request.uri)).await;
         }
         Ok(())
     }

@@ -3,9 +3,16 @@
 //! What must stay true: a stream that broke is read on from any process, by its own session alone; a call whose process died
 //! is made again where its client comes next, if making it twice does no harm, and is told of otherwise.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use axum::body::Body;
+use bg_runtime::{Lifecycle, lifecycle::Work};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -27,6 +34,7 @@ use super::{
     protocol::Protocol,
 };
 use crate::{
+    answers,
     http::body::Payload,
     sessions::streams::{Begun, Event, PAGE, Place, Streams},
 };
@@ -115,8 +123,30 @@ impl Served {
         {
             tracing::warn!(error = %failure, "a call cannot be taken over should this process die: {failure}");
         }
-        let rest = BodyDataStream::new(stream);
+        let rest = Rest { stream: Some(BodyDataStream::new(stream)), lifecycle: self.server.lifecycle.clone() };
         Response::from_parts(head, Payload::Body(Body::from_stream(futures_util::stream::iter([Ok(first)]).chain(rest))))
+    }
+
+    /// The request of a stream that a client wants to read on, when whoever answered it died and nobody has taken over.
+    pub(crate) async fn orphaned(&self, headers: &HeaderMap) -> Option<String> {
+        let place = Place::parse(headers.get(LAST_EVENT_ID)?.to_str().ok()?)?;
+        let (streams, session, stream) = (self.streams.as_ref()?, session_of(headers)?, place.stream.parse().ok()?);
+        // What cannot be looked up is looked up again below, and said there.
+        let begun = streams.find(stream, session).await.ok()??;
+        let is_open = begun.continued_by.is_none() && !begun.is_answered;
+        (is_open && !streams.lives(&begun).await.ok()?).then_some(begun.request)
+    }
+
+    /// Where the process is that waits for a client's response in this session, if that is another one.
+    pub(crate) async fn asked_by(&self, headers: &HeaderMap) -> Option<String> {
+        let (streams, session) = (self.streams.as_ref()?, session_of(headers)?);
+        match streams.asked_by(session).await {
+            Ok(address) => address,
+            Err(failure) => {
+                tracing::warn!(error = %failure, "who waits for a response could not be looked up: {failure}");
+                None
+            }
+        }
     }
 
     /// GET: the session's own stream, or a broken one that is read on.
@@ -155,7 +185,13 @@ impl Served {
         if !is_stream(answer.headers()) {
             return answer.map(|body| Payload::Body(Body::new(body)));
         }
-        let missed = streams.after(&place).await.unwrap_or_default();
+        let missed = match streams.all_after(&place).await {
+            Ok(missed) => missed,
+            Err(failure) => {
+                tracing::warn!(error = %failure, "a stream could not be looked up: {failure}");
+                return door::unavailable("null");
+            }
+        };
         let last = missed.last().map_or(place.number, |event| event.number);
         let missed: Vec<_> = missed.iter().map(|event| Ok::<_, Infallible>(text(&place.stream, event))).collect();
         let rest = BodyDataStream::new(answer.into_body()).filter(move |frame| {
@@ -183,19 +219,58 @@ impl Served {
         self.service.handle(request).await
     }
 
-    /// Whether making a request again does no harm.
+    /// Whether making a request again does no harm. A stream is read on for longer than the same arguments are the same
+    /// call, so a call that acts needs a key for that.
     fn is_repeatable(&self, request: &Envelope<'_>) -> bool {
         #[derive(Deserialize)]
         struct Named<'a> {
+            #[serde(borrow)]
             name: std::borrow::Cow<'a, str>,
+            #[serde(borrow, default, rename = "_meta")]
+            meta: Option<std::collections::HashMap<String, &'a RawValue>>,
         }
         match request.method.as_deref() {
             Some("tools/call") => {
-                let named = request.params.and_then(|params| serde_json::from_str::<Named<'_>>(params.get()).ok());
-                named.and_then(|named| self.server.routes.get(&*named.name)).is_some_and(|route| route.is_repeatable)
+                let Some(params) = request.params else { return false };
+                let Ok(named) = serde_json::from_str::<Named<'_>>(params.get()) else { return false };
+                let has_key = named.meta.is_some_and(|meta| meta.contains_key(answers::KEY));
+                let route = self.server.routes.get(&*named.name);
+                route.is_some_and(|route| route.is_repeatable || (route.acts_once && has_key))
             }
             Some("prompts/get") => true,
             _ => false,
+        }
+    }
+}
+
+/// The rest of an answer that is being streamed. A client that goes does not end its call, and the process does not end
+/// before it.
+struct Rest {
+    stream: Option<BodyDataStream<BoxBody<Bytes, Infallible>>>,
+    lifecycle: Lifecycle,
+}
+
+impl futures_util::Stream for Rest {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let next = ready!(stream.poll_next_unpin(context));
+        if next.is_none() {
+            self.stream = None;
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        let (Some(mut stream), Ok(admission)) = (self.stream.take(), self.lifecycle.admit(Work::Call)) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _admission = admission;
+                while stream.next().await.is_some() {}
+            });
         }
     }
 }
@@ -216,6 +291,7 @@ impl Follow {
     async fn run(self, mut place: Place) {
         let mut said = Instant::now();
         let mut was_away = false;
+        let mut looks = 0_u32;
         // Until the client goes, or the answer has come.
         while !self.out.is_closed() {
             match self.step(&mut place, &mut said).await {
@@ -232,7 +308,8 @@ impl Follow {
                 let _ = self.out.send(Bytes::from_static(b":\n\n")).await;
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                // A thousand streams that wait for long calls must not keep the database busy.
+                () = tokio::time::sleep(LOOK * (1 + looks / 10).min(10)) => looks += 1,
                 () = self.out.closed() => {}
             }
         }
@@ -273,6 +350,7 @@ impl Follow {
         let id = request.id.map(RawValue::get);
         if self.served.is_repeatable(&request) {
             tracing::info!(mcp.session.id = %self.session, "a call is made again, because the process that had it died");
+            let admission = self.served.server.lifecycle.admit(Work::Call);
             let answer = self.served.post(self.request(), Bytes::from(begun.request.clone())).await;
             let mut body = BodyDataStream::new(answer.into_body().into_body());
             let next = match body.next().await {
@@ -281,13 +359,26 @@ impl Follow {
             };
             if let Some(next) = next {
                 // Read to its end: a stream that nobody reads holds its session up.
-                tokio::spawn(async move { while body.next().await.is_some() {} });
-                return self.streams.continue_in(stream, next).await;
+                tokio::spawn(async move {
+                    let _admission = admission;
+                    while body.next().await.is_some() {}
+                });
+                // It was claimed, so nobody else will say so.
+                while let Err(failure) = self.streams.continue_in(stream, next).await {
+                    tracing::warn!(error = %failure, "a stream goes on in another one, which is said later: {failure}");
+                    tokio::time::sleep(RETRY).await;
+                }
+                return Ok(());
             }
         }
         let words = "the server that made this call died; whether it took effect is not known: look before you make it again";
         let error = envelope::error(id, envelope::INTERNAL_ERROR, words, Some(r#"{"retryable":false}"#));
-        self.streams.store(&stream.to_string(), &String::from_utf8_lossy(&error), true).await.map(drop)
+        let error = String::from_utf8_lossy(&error);
+        while let Err(failure) = self.streams.store(&stream.to_string(), &error, true).await {
+            tracing::warn!(error = %failure, "the end of a call is told later: {failure}");
+            tokio::time::sleep(RETRY).await;
+        }
+        Ok(())
     }
 
     /// The head of a POST in the place of the client's.

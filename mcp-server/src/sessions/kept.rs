@@ -20,7 +20,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Asked, HURRY, Sessions};
+use super::{Ask, Asked, HURRY, Sessions};
 use crate::extract::Principal;
 
 /// The database's side of [`Sessions`].
@@ -28,9 +28,9 @@ use crate::extract::Principal;
 pub(crate) struct Kept {
     database: Database,
     release: Release,
-    openings: mpsc::UnboundedSender<Opening>,
+    openings: mpsc::Sender<Opening>,
     /// Taken by [`keep`].
-    to_open: Mutex<Option<mpsc::UnboundedReceiver<Opening>>>,
+    to_open: Mutex<Option<mpsc::Receiver<Opening>>>,
     /// Sessions whose end could not be written yet.
     ends: Mutex<Vec<Uuid>>,
 }
@@ -56,6 +56,8 @@ pub(crate) const ENDED: &str = "mcp_sessions";
 
 /// How long an `initialize` waits for a database that is away before its session goes out all the same.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+/// Sessions that wait for a database that is away. Those beyond it live in this process only.
+const WAITING: usize = 10_000;
 /// Rows of one statement.
 const TOGETHER: usize = 500;
 /// How often uses are written, and whether a session that is used here was ended elsewhere is looked up.
@@ -72,7 +74,14 @@ const END: &str = "WITH ended AS (INSERT INTO mcp_sessions (session_id, principa
      SELECT id, '', '', $2, $3, now() FROM unnest($1::uuid[]) AS old (id) \
      ON CONFLICT (session_id) DO UPDATE SET ended_at = now() WHERE mcp_sessions.ended_at IS NULL RETURNING session_id) \
      SELECT pg_notify('mcp_sessions', session_id::text) FROM ended";
-const ASK: &str = "UPDATE mcp_sessions SET log_level = $2, subscriptions = $3 WHERE session_id = $1";
+/// What one process adds must not take away what another one did, so each statement says only what is new.
+const LOG_LEVEL: &str =
+    "UPDATE mcp_sessions SET log_level = $2 WHERE session_id = $1 AND ended_at IS NULL RETURNING log_level, subscriptions";
+const SUBSCRIBE: &str = "UPDATE mcp_sessions \
+     SET subscriptions = CASE WHEN $2 = ANY(subscriptions) THEN subscriptions ELSE array_append(subscriptions, $2) END \
+     WHERE session_id = $1 AND ended_at IS NULL RETURNING log_level, subscriptions";
+const UNSUBSCRIBE: &str = "UPDATE mcp_sessions SET subscriptions = array_remove(subscriptions, $2) \
+     WHERE session_id = $1 AND ended_at IS NULL RETURNING log_level, subscriptions";
 /// A use is rounded to a minute, so that a busy session is not written every few seconds.
 const TOUCH: &str = "WITH here AS (SELECT session_id FROM mcp_sessions WHERE session_id = ANY($1) AND ended_at IS NULL), \
      touched AS (UPDATE mcp_sessions s SET used_at = now() FROM here WHERE s.session_id = here.session_id \
@@ -91,18 +100,19 @@ const REAP: &str = "WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(
 
 impl Kept {
     pub(crate) fn new(database: Database, release: Release) -> Self {
-        let (openings, to_open) = mpsc::unbounded_channel();
+        let (openings, to_open) = mpsc::channel(WAITING);
         Self { database, release, openings, to_open: Mutex::new(Some(to_open)), ends: Mutex::default() }
     }
 
-    /// Writes a new session. Whether it is written by now.
-    pub(super) async fn open(&self, id: Uuid, initialize: Arc<str>, principal: &Principal) -> bool {
+    /// Writes a new session, and waits for that for a moment.
+    pub(super) async fn open(&self, id: Uuid, initialize: Arc<str>, principal: &Principal) {
         let (written, wait) = oneshot::channel();
         let opening = Opening { id, initialize, principal: principal.clone(), written };
-        if self.openings.send(opening).is_err() {
-            return false;
+        match self.openings.try_send(opening) {
+            // Whether it is written by then is the writer's business.
+            Ok(()) => drop(tokio::time::timeout(WRITTEN_WITHIN, wait).await),
+            Err(_) => tracing::debug!("a session lives in this process only: too many wait for the database"),
         }
-        matches!(tokio::time::timeout(WRITTEN_WITHIN, wait).await, Ok(Ok(())))
     }
 
     pub(super) async fn load(&self, id: Uuid) -> Result<Option<Loaded>, DatabaseError> {
@@ -120,10 +130,15 @@ impl Kept {
         self.write_ends().await;
     }
 
-    pub(super) async fn ask(&self, id: Uuid, asked: &Asked) -> Result<(), DatabaseError> {
-        let parameters =
-            [(&id as _, Type::UUID), (&asked.log_level as _, Type::TEXT), (&asked.subscriptions as _, Type::TEXT_ARRAY)];
-        self.database.get().await?.execute(ASK, &parameters).await.map(drop)
+    /// Writes what a session asks for, and gives all that it has asked for by then, here and elsewhere.
+    pub(super) async fn ask(&self, id: Uuid, ask: &Ask) -> Result<Option<Asked>, DatabaseError> {
+        let (statement, value) = match ask {
+            Ask::LogLevel(level) => (LOG_LEVEL, level.as_deref()),
+            Ask::Subscribe(address) => (SUBSCRIBE, Some(address.as_str())),
+            Ask::Unsubscribe(address) => (UNSUBSCRIBE, Some(address.as_str())),
+        };
+        let row = self.database.get().await?.query_opt(statement, &[(&id, Type::UUID), (&value, Type::TEXT)]).await?;
+        Ok(row.map(|row| Asked { log_level: row.get(0), subscriptions: row.get(1) }))
     }
 
     async fn write_ends(&self) {
@@ -158,27 +173,6 @@ impl Kept {
         self.database.get().await?.execute(OPEN, &parameters).await.map(drop)
     }
 
-    /// Writes openings for ever: those that came while one batch was written are the next.
-    async fn write_openings(&self) {
-        let to_open = self.to_open.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut to_open) = to_open else { return };
-        let mut batch = Vec::new();
-        while to_open.recv_many(&mut batch, TOGETHER).await > 0 {
-            while let Err(failure) = self.open_now(&batch).await {
-                if !failure.is_retryable() {
-                    tracing::error!(error = %failure, "{} sessions live in this process only: {failure}", batch.len());
-                    break;
-                }
-                tracing::warn!(error = %failure, "{} sessions are written later: {failure}", batch.len());
-                tokio::time::sleep(HURRY).await;
-            }
-            for opening in batch.drain(..) {
-                // Whoever waited may have gone out without it.
-                let _ = opening.written.send(());
-            }
-        }
-    }
-
     /// Removes what nobody comes back for. One process at a time does, whichever tries first.
     async fn reap(&self, sessions: &Sessions) -> Result<(), DatabaseError> {
         let (idle, unused) = (sessions.limits.idle.as_secs_f64(), sessions.limits.unused.as_secs_f64());
@@ -206,7 +200,36 @@ impl Sessions {
                 }
             }
         };
-        tokio::join!(kept.write_openings(), hear, self.write_uses(kept));
+        tokio::join!(self.write_openings(kept), hear, self.write_uses(kept));
+    }
+
+    /// Writes openings for ever: those that came while one batch was written are the next.
+    async fn write_openings(&self, kept: &Kept) {
+        let to_open = kept.to_open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut to_open) = to_open else { return };
+        let mut batch = Vec::new();
+        while to_open.recv_many(&mut batch, TOGETHER).await > 0 {
+            // No row can be at fault, so whatever fails is tried again: a database that takes no writes is one that failed
+            // over a moment ago.
+            while let Err(failure) = kept.open_now(&batch).await {
+                tracing::warn!(error = %failure, "{} sessions are written later: {failure}", batch.len());
+                tokio::time::sleep(HURRY).await;
+            }
+            let mut open = self.lock();
+            let super::Open { sessions, touched, .. } = &mut *open;
+            for opening in batch.drain(..) {
+                if let Some(session) = sessions.get_mut(&opening.id) {
+                    session.is_kept = true;
+                    // A use that came before the row found nothing to write.
+                    if session.used && !std::mem::replace(&mut session.touched, true) {
+                        touched.push(opening.id);
+                        self.hurry.notify_one();
+                    }
+                }
+                // Whoever waited may have gone out without it.
+                let _ = opening.written.send(());
+            }
+        }
     }
 
     async fn write_uses(&self, kept: &Kept) {
@@ -230,56 +253,47 @@ impl Sessions {
         }
     }
 
-    /// Writes who was used, and hears who of them is no more. Whether it is done.
+    /// Writes who was used until now, and hears who of them is no more. Whether it is done.
     async fn write_touched(&self, kept: &Kept) -> bool {
-        loop {
-            let batch: Vec<Uuid> = {
-                let mut open = self.lock();
-                let from = open.touched.len().saturating_sub(TOGETHER);
-                let batch = open.touched.split_off(from);
-                for id in &batch {
-                    if let Some(session) = open.sessions.get_mut(id) {
-                        session.touched = false;
-                    }
+        // Those that are used meanwhile are written the next time: a busy house would never be done.
+        let touched: Vec<Uuid> = {
+            let mut open = self.lock();
+            let touched = std::mem::take(&mut open.touched);
+            for id in &touched {
+                if let Some(session) = open.sessions.get_mut(id) {
+                    session.touched = false;
                 }
-                batch
-            };
-            if batch.is_empty() {
-                return true;
             }
+            touched
+        };
+        for (at, batch) in touched.chunks(TOGETHER).enumerate() {
             let written = async { kept.database.get().await?.query(TOUCH, &[(&batch, Type::UUID_ARRAY)]).await };
             match written.await {
                 Ok(rows) => {
                     let here: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
-                    let mut gone = Vec::new();
-                    for id in batch {
-                        if let Some(session) = self.lock().sessions.get_mut(&id) {
-                            // One that was never written is not missed.
-                            match here.contains(&id) {
-                                true => session.is_kept = true,
-                                false if session.is_kept => gone.push(id),
-                                false => {}
-                            }
-                        }
-                    }
-                    for id in gone {
+                    // One that was never written is not missed.
+                    let is_gone =
+                        |id: &&Uuid| !here.contains(id) && self.lock().sessions.get(id).is_some_and(|session| session.is_kept);
+                    for id in batch.iter().filter(is_gone).copied().collect::<Vec<_>>() {
                         self.forget(id);
                     }
                 }
                 Err(failure) => {
                     tracing::debug!(error = %failure, "uses of sessions are written later: {failure}");
                     let mut open = self.lock();
-                    for id in batch {
-                        if let Some(session) = open.sessions.get_mut(&id)
+                    let super::Open { sessions, touched: later, .. } = &mut *open;
+                    for id in &touched[at * TOGETHER..] {
+                        if let Some(session) = sessions.get_mut(id)
                             && !std::mem::replace(&mut session.touched, true)
                         {
-                            open.touched.push(id);
+                            later.push(*id);
                         }
                     }
                     return false;
                 }
             }
         }
+        true
     }
 
     /// Looks all sessions up again: an end may have been missed.

@@ -3,7 +3,7 @@
 //! What must stay true: an event that a client has seen has been stored, unless the database is away; then the client
 //! sees it all the same, and only a broken stream misses it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bg_runtime::{
     Database,
@@ -17,6 +17,7 @@ use rmcp::{
         streamable_http_server::session::{EventId, EventStore, EventStoreError, EventStream},
     },
 };
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 /// The streams of all processes on one database.
@@ -24,6 +25,8 @@ use uuid::Uuid;
 pub(crate) struct Streams {
     database: Database,
     control: Control,
+    /// How many answers may wait for a database that is away.
+    late: Arc<Semaphore>,
 }
 
 /// Where in which stream a client is: the id of the last event it saw.
@@ -56,6 +59,10 @@ pub(crate) struct Begun {
 /// A stream waits so long for a slow database, and then goes on without it.
 const STORED_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often an answer is stored again, and how many of them: a broken stream can be read on for ten minutes.
+const LATE: u32 = 300;
+const LATE_ANSWERS: usize = 1000;
+
 /// Events that are read at once.
 pub(crate) const PAGE: i64 = 100;
 
@@ -69,6 +76,10 @@ const BEGIN: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off'
 const FIND: &str = "SELECT request, instance, continued_by, \
      EXISTS (SELECT 1 FROM mcp_stream_events WHERE stream = stream_id::text AND is_answer) \
      FROM mcp_streams WHERE stream_id = $1 AND session_id = $2";
+const IN_FLIGHT: &str = "SELECT s.instance, d.address FROM mcp_streams s LEFT JOIN mcp_drainage d USING (instance) \
+     WHERE s.session_id = $1 AND s.continued_by IS NULL \
+     AND NOT EXISTS (SELECT 1 FROM mcp_stream_events e WHERE e.stream = s.stream_id::text AND e.is_answer) \
+     ORDER BY s.began_at DESC";
 const CLAIM: &str = "UPDATE mcp_streams SET instance = $3 WHERE stream_id = $1 AND instance = $2 AND continued_by IS NULL";
 const CONTINUE: &str = "UPDATE mcp_streams SET continued_by = $2 WHERE stream_id = $1";
 
@@ -97,7 +108,7 @@ impl fmt::Display for Place {
 
 impl Streams {
     pub(crate) fn new(database: Database, control: Control) -> Self {
-        Self { database, control }
+        Self { database, control, late: Arc::new(Semaphore::new(LATE_ANSWERS)) }
     }
 
     /// Remembers the request that a stream answers.
@@ -119,6 +130,34 @@ impl Streams {
         let parameters = [(&place.stream as _, Type::TEXT), (&place.number as _, Type::INT8), (&PAGE as _, Type::INT8)];
         let rows = self.database.get().await?.query(AFTER, &parameters).await?;
         Ok(rows.iter().map(|row| Event { number: row.get(0), message: row.get(1), is_answer: row.get(2) }).collect())
+    }
+
+    /// All events of a stream after this place.
+    pub(crate) async fn all_after(&self, place: &Place) -> Result<Vec<Event>, DatabaseError> {
+        let mut events = self.after(place).await?;
+        let mut whole = Vec::new();
+        while let Some(last) = events.last().filter(|_| events.len() as i64 == PAGE).map(|last| last.number) {
+            whole.append(&mut events);
+            events = self.after(&Place { stream: place.stream.clone(), number: last }).await?;
+        }
+        whole.append(&mut events);
+        Ok(whole)
+    }
+
+    /// Where the replica is that has a call of this session in flight. `None` when we have one, or nobody does.
+    pub(crate) async fn asked_by(&self, session: Uuid) -> Result<Option<String>, DatabaseError> {
+        let rows = self.database.get().await?.query(IN_FLIGHT, &[(&session, Type::UUID)]).await?;
+        let mut found = None;
+        for row in rows {
+            let instance: String = row.get(0);
+            if instance == self.control.instance() {
+                return Ok(None);
+            }
+            if found.is_none() && self.control.lives(&instance).await? {
+                found = row.get(1);
+            }
+        }
+        Ok(found)
     }
 
     /// Whether whoever answers a stream still lives.
@@ -155,10 +194,27 @@ impl EventStore for Streams {
         let is_answer = matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_));
         let text = serde_json::to_string(message)?;
         // A failure here would end the session's service, and with it every call of the session.
-        match tokio::time::timeout(STORED_WITHIN, self.store(stream, &text, is_answer)).await {
-            Ok(Ok(number)) => place.number = number,
-            Ok(Err(failure)) => tracing::warn!(error = %failure, "an event was sent and not stored: {failure}"),
-            Err(_) => tracing::warn!("an event was sent and not stored: the database took too long"),
+        let why = match tokio::time::timeout(STORED_WITHIN, self.store(stream, &text, is_answer)).await {
+            Ok(Ok(number)) => {
+                place.number = number;
+                return Ok(place.to_string());
+            }
+            Ok(Err(failure)) => failure.to_string(),
+            Err(_) => "the database took too long".to_owned(),
+        };
+        tracing::warn!(error = why, "an event was sent and not stored: {why}");
+        // Whoever reads on without its answer waits until the stream's time is over.
+        if is_answer && let Ok(turn) = self.late.clone().try_acquire_owned() {
+            let (streams, stream) = (self.clone(), stream.to_owned());
+            tokio::spawn(async move {
+                let _turn = turn;
+                for _ in 0..LATE {
+                    tokio::time::sleep(STORED_WITHIN).await;
+                    if streams.store(&stream, &text, true).await.is_ok() {
+                        return;
+                    }
+                }
+            });
         }
         Ok(place.to_string())
     }
