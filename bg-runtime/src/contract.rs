@@ -277,7 +277,20 @@ impl Changes {
             (before, now) if before == now => {}
             (None, Some(now)) => self.adds(subject, format!("is drawn by the widget {now}")),
             (Some(_), None) => self.breaks(subject, "is no longer drawn by a widget"),
+            // The one before stays readable, or its own line says that it does not.
             (_, now) => self.adds(subject, format!("is drawn by another document: {}", or_none(&now.unwrap_or_default()))),
+        }
+        // Each generation of hosts reads one spelling and no other.
+        for spelling in ["ui/resourceUri", "openai/outputTemplate"] {
+            match (held.get(spelling), served.get(spelling)) {
+                (Some(_), None) if widget(served).is_some() => {
+                    self.breaks(subject, format!("no longer says `{spelling}`, which some hosts read alone"));
+                }
+                (Some(before), Some(now)) if before != now && widget(held) == widget(served) => {
+                    self.adds(subject, format!("is drawn by another document where hosts read `{spelling}`: {now}"));
+                }
+                _ => {}
+            }
         }
         let seen_by = |meta: &Value| meta.pointer("/ui/visibility").and_then(Value::as_array).cloned();
         let everybody = || vec![Value::from("model"), Value::from("app")];

@@ -132,6 +132,7 @@ impl Comparison<'_> {
         {
             return;
         }
+        self.compare_choice(path, narrow, wide, depth);
         let narrows = alternatives(self.narrow, narrow, &mut self.steps, depth);
         let wides = alternatives(self.wide, wide, &mut self.steps, depth);
         let (Some(narrows), Some(wides)) = (narrows, wides) else {
@@ -140,6 +141,28 @@ impl Comparison<'_> {
         for narrow in narrows.iter().flat_map(|narrow| apart(narrow, &wides)) {
             self.compare_plain(path, &narrow, &wides, depth);
         }
+    }
+
+    /// `oneOf` refuses what two of its schemas allow. Where these keep apart it is `anyOf`.
+    fn compare_choice(&mut self, path: &str, narrow: &Value, wide: &Value, depth: usize) {
+        let Some(choices) = wide.get("oneOf").and_then(Value::as_array) else { return };
+        if narrow.get("oneOf") == wide.get("oneOf") && !self.has_other_definitions() {
+            return;
+        }
+        let choices: Option<Vec<Vec<Plain>>> =
+            choices.iter().map(|choice| alternatives(self.wide, choice, &mut self.steps, depth)).collect();
+        let Some(choices) = choices else { return };
+        let overlap = |at: usize, one: &Vec<Plain>| {
+            choices[at + 1..].iter().flatten().any(|other| one.iter().any(|one| !keeps_apart(one, other)))
+        };
+        if choices.iter().enumerate().any(|(at, one)| overlap(at, one)) {
+            self.note(path, What::Unclear("oneOf".to_owned()));
+        }
+    }
+
+    /// Whether one reference may lead to two things.
+    fn has_other_definitions(&self) -> bool {
+        ["$defs", "definitions"].iter().any(|place| self.narrow.get(place) != self.wide.get(place))
     }
 
     /// One alternative of the narrow schema must be one of the wide schema's.
@@ -195,7 +218,9 @@ impl Comparison<'_> {
         }
         for keyword in narrow.keys().chain(wide.keys()) {
             let is_known = COMPARED.contains(&&**keyword) || ANNOTATIONS.contains(&&**keyword);
-            if !is_known && narrow.get(keyword) != wide.get(keyword) {
+            // Equal words with a reference in them may still say two things.
+            let may_differ = || self.has_other_definitions() && narrow.get(keyword).is_some_and(has_reference);
+            if !is_known && (narrow.get(keyword) != wide.get(keyword) || may_differ()) {
                 self.note(path, What::Unclear(keyword.clone()));
             }
         }
@@ -214,16 +239,23 @@ impl Comparison<'_> {
             (Some(Value::String(text)), "minLength" | "maxLength") => Some(text.chars().count() as f64),
             (Some(Value::Array(items)), "minItems" | "maxItems") => Some(items.len() as f64),
             (Some(Value::Object(members)), "minProperties" | "maxProperties") => Some(members.len() as f64),
-            (Some(value @ Value::Number(_)), "minimum" | "maximum") => Some(number(value)),
+            (Some(value @ Value::Number(_)), "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum") => {
+                Some(number(value))
+            }
             // Of another type, to which the limit says nothing.
             (Some(_), _) => None,
         };
         let is_one_value = narrow.contains_key("const");
+        // A limit may be the other limit; a value may not be the limit that it must keep away from.
+        let may_touch = |keyword: &str| !(is_one_value && keyword.starts_with("exclusive"));
+        let is_within = |keyword: &str, own: f64, limit: f64, goes_on: bool| goes_on || (own == limit && may_touch(keyword));
         for keyword in LEAST {
-            check(keyword, &|limit| measure(keyword).map_or(is_one_value, |own| own >= number(limit)));
+            let own = |limit| move |own: f64| is_within(keyword, own, limit, own > limit);
+            check(keyword, &|limit| measure(keyword).map_or(is_one_value, own(number(limit))));
         }
         for keyword in MOST {
-            check(keyword, &|limit| measure(keyword).map_or(is_one_value, |own| own <= number(limit)));
+            let own = |limit| move |own: f64| is_within(keyword, own, limit, own < limit);
+            check(keyword, &|limit| measure(keyword).map_or(is_one_value, own(number(limit))));
         }
         for keyword in SAME {
             check(keyword, &|limit| narrow.get(keyword) == Some(limit));
@@ -257,6 +289,14 @@ impl Comparison<'_> {
                 (None, _) => self.note(&path, What::Unknown(name.clone())),
             }
         }
+        // What the narrow side says of members that it does not name holds for those that only the wide side names.
+        if let Some(unnamed @ Value::Object(rule)) = narrow.get("additionalProperties")
+            && !rule.is_empty()
+        {
+            for (name, schema) in theirs.iter().filter(|(name, _)| !own.contains_key(*name)) {
+                self.compare(&join(path, name), unnamed, schema, depth + 1);
+            }
+        }
         match (narrow.get("additionalProperties").unwrap_or(&Value::Bool(true)), others) {
             (Value::Bool(false), _) | (_, None | Some(Value::Bool(true))) => {}
             (_, Some(Value::Bool(false))) => self.note(path, What::Undeclared),
@@ -271,8 +311,49 @@ impl Comparison<'_> {
 
 // === Schemas, taken apart ===
 
+/// Where a schema leads that says nothing else.
 fn reference(schema: &Value) -> Option<&str> {
-    schema.get("$ref")?.as_str()
+    let is_alone = schema.as_object()?.keys().all(|keyword| keyword == "$ref" || ANNOTATIONS.contains(&&**keyword));
+    schema.get("$ref").filter(|_| is_alone)?.as_str()
+}
+
+fn has_reference(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.contains_key("$ref") || members.values().any(has_reference),
+        Value::Array(items) => items.iter().any(has_reference),
+        _ => false,
+    }
+}
+
+/// Whether no value is allowed by both: they are of two types, are other values, or demand other values of one member.
+fn keeps_apart(one: &Plain, other: &Plain) -> bool {
+    let kinds = |plain: &Plain| match plain.get("type") {
+        Some(Value::String(kind)) => Some(vec![kind.clone()]),
+        Some(Value::Array(kinds)) => Some(kinds.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+        _ => Some(plain.get("enum")?.as_array()?.iter().map(|value| kind_of(value).to_owned()).collect::<Vec<_>>()),
+    };
+    let values = |plain: &Plain| plain.get("enum").and_then(Value::as_array).cloned();
+    if let (Some(one), Some(other)) = (values(one), values(other)) {
+        return one.iter().all(|value| !other.contains(value));
+    }
+    if let (Some(one), Some(other)) = (kinds(one), kinds(other))
+        && one.iter().all(|kind| {
+            !other
+                .iter()
+                .any(|other| other == kind || [&**other, &**kind].iter().all(|kind| matches!(*kind, "integer" | "number")))
+        })
+    {
+        return true;
+    }
+    let demanded = |plain: &Plain, name: &str| {
+        let member = plain.get("properties")?.get(name)?;
+        let value = member.get("const").cloned().map(|only| vec![only]).or_else(|| member.get("enum")?.as_array().cloned())?;
+        required(plain).contains(&name).then_some(value)
+    };
+    required(one).into_iter().any(|name| match (demanded(one, name), demanded(other, name)) {
+        (Some(one), Some(other)) => one.iter().all(|value| !other.contains(value)),
+        _ => false,
+    })
 }
 
 fn number(value: &Value) -> f64 {
@@ -289,6 +370,18 @@ fn required(schema: &Plain) -> Vec<&str> {
 
 fn may_be(schema: &Plain, kind: &str) -> bool {
     schema.get("type").is_none_or(|own| own == kind)
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 /// Whether a plain schema allows some value of this type.
@@ -404,19 +497,10 @@ fn apart(schema: &Plain, others: &[Plain]) -> Vec<Plain> {
         one
     };
     if let Some(values) = schema.get("enum").and_then(Value::as_array) {
-        let kind = |value: &Value| match value {
-            Value::Null => "null",
-            Value::Bool(_) => "boolean",
-            Value::Number(number) if number.is_f64() => "number",
-            Value::Number(_) => "integer",
-            Value::String(_) => "string",
-            Value::Array(_) => "array",
-            Value::Object(_) => "object",
-        };
         let one = |value: &Value| {
             let mut one = with("const", value.clone());
             one.remove("enum");
-            one.insert("type".to_owned(), kind(value).into());
+            one.insert("type".to_owned(), kind_of(value).into());
             one
         };
         return values.iter().map(one).collect();

@@ -108,6 +108,22 @@ fn cases() -> Vec<(String, Value, Vec<&'static str>, Vec<&'static str>)> {
             vec!["breaking: tool `book`: `execution` is not what it was"],
             vec!["breaking: tool `book`: `execution` is not what it was"],
         ),
+        (
+            "/tools/book/_meta/openai~1outputTemplate".into(),
+            Value::Null,
+            vec!["breaking: tool `book`: no longer says `openai/outputTemplate`, which some hosts read alone"],
+            vec![],
+        ),
+        (
+            "/tools/book/_meta/openai~1outputTemplate".into(),
+            json!("ui://widgets/a/2.html"),
+            vec![
+                "additive: tool `book`: is drawn by another document where hosts read `openai/outputTemplate`: \"ui://widgets/a/2.html\"",
+            ],
+            vec![
+                "additive: tool `book`: is drawn by another document where hosts read `openai/outputTemplate`: \"ui://widgets/a/1.html\"",
+            ],
+        ),
         // === What it takes
         (
             "/tools/book/inputSchema/required".into(),
@@ -372,6 +388,48 @@ fn cases() -> Vec<(String, Value, Vec<&'static str>, Vec<&'static str>)> {
             ],
         ),
     ]
+}
+
+/// Whether what the first schema allows goes beyond what the second one does. Each of these was once overlooked.
+#[test]
+fn a_schema_goes_beyond_another_one_also_in_its_corners() {
+    let point = |more: Value| {
+        let mut point = json!({ "type": "object", "properties": { "x": { "type": "number" } } });
+        point.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        json!({ "type": "array", "prefixItems": [{ "$ref": "#/$defs/P" }], "$defs": { "P": point } })
+    };
+    let twice = |most: u32| {
+        json!({ "type": "object", "$defs": { "N": { "type": "integer" } }, "properties": {
+            "a": { "$ref": "#/$defs/N" }, "b": { "$ref": "#/$defs/N", "maximum": most },
+        } })
+    };
+    let any = json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "integer", "maximum": 9 }] });
+    let one = json!({ "oneOf": [{ "type": "integer", "minimum": 0 }, { "type": "integer", "maximum": 9 }] });
+    let kinds = json!({ "oneOf": [{ "type": "integer" }, { "type": "string" }] });
+    let tagged = |keyword: &str| {
+        let of = |kind: &str| json!({ "type": "object", "properties": { "kind": { "const": kind } }, "required": ["kind"] });
+        json!({ keyword: [of("a"), of("b")] })
+    };
+    let map = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let named = |kind: &str| json!({ "type": "object", "properties": { "x": { "type": kind } } });
+    for (narrow, wide, goes_beyond) in [
+        (point(json!({})), point(json!({ "required": ["x"] })), true),
+        (point(json!({})), point(json!({})), false),
+        (twice(10), twice(5), true),
+        (twice(5), twice(10), false),
+        (json!({ "enum": [0, 5] }), json!({ "type": "number", "exclusiveMinimum": 0 }), true),
+        (json!({ "enum": [1, 5] }), json!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 6 }), false),
+        (json!({ "type": "integer", "exclusiveMinimum": 0 }), json!({ "type": "integer", "exclusiveMinimum": 0 }), false),
+        (any.clone(), one.clone(), true),
+        (one.clone(), one, false),
+        (json!({ "type": ["integer", "string"] }), kinds, false),
+        (tagged("anyOf"), tagged("oneOf"), false),
+        (map.clone(), named("integer"), true),
+        (map, named("string"), false),
+    ] {
+        let gaps = schema::gaps(&narrow, &wide);
+        assert_eq!(!gaps.is_empty(), goes_beyond, "{narrow} beyond {wide}: {gaps:?}");
+    }
 }
 
 fn compared(held: &Contract, served: &Contract) -> Vec<String> {
