@@ -96,6 +96,28 @@ async fn a_pinned_conversation_moves_when_its_build_is_gone_or_its_time_is_over(
     }
 }
 
+/// The build that comes next may know nothing of the tool, or of pinning: that is when a conversation has to stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_stays_on_a_build_whose_tools_the_next_one_does_not_have() {
+    let data = DataDir::new();
+    let blue = start(&data, "blue", &[]).await;
+    let green = start(&data, "green", &[("RELEASE_VERSION", "3.0.0")]).await;
+    let conversation = begin(&blue, "order", "milk").await;
+    let hears = Instant::now();
+    // A build without such tools hears that there are pins now; it need not look at each call until then.
+    while add(&green, "add", "salt", &conversation).await.1 != "blue" {
+        assert!(hears.elapsed() < Duration::from_secs(2), "green answers for blue");
+    }
+    assert_eq!(add(&green, "order", "eggs", &conversation).await.1, "blue");
+
+    // What was handed to somebody else is refused, and not answered as if it had come to the right one.
+    let handed = "mcp-forwarded-for-build: 1.0.0+dev\r\n";
+    let answer = Connection::open(green.address()).await.ask("tools/list", &json!({}), handed).await;
+    assert_eq!(answer.status, 421, "{}", answer.body);
+    let answer = Connection::open(blue.address()).await.ask("tools/list", &json!({}), handed).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
 /// A call that was handed on and cut off may have acted: it is not made again by us.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_was_handed_on_and_cut_off_is_not_made_again() {

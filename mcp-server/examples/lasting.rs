@@ -3,7 +3,7 @@
 //! - `tell` says that it has begun, and answers once the process has got SIGUSR1; making it again does no harm,
 //! - `act` does the same, and may not be made again,
 //! - `add` adds to what its conversation remembers, and says by what handle the conversation is found again,
-//! - `order` does so and keeps the conversation on the build it began on, until `pay`,
+//! - `order` does so and keeps the conversation on the build it began on, until `pay`; version 3 takes no orders,
 //! - `inquire` asks for a name while it works, as clients up to 2025-11-25 can be asked,
 //! - `ask` asks for a name, and greets whoever has it,
 //! - `change` changes what the resource `lasting://board` says, and logs that it did,
@@ -184,7 +184,9 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
     let conversations = Conversations::new(database.clone(), control.clone());
     let widget = if config.release.color == Color::Blue { &BLUE } else { &GREEN };
     let board = Changes::new();
-    Ok(App::new(config.release, Lasting { gate, conversations, board: board.clone() })
+    let order = Tool::new("order", add).describe("Adds to an order.").additive().pinned_until("paid");
+    let order = (!config.release.version.starts_with("3.")).then_some(order);
+    let app = App::new(config.release, Lasting { gate, conversations, board: board.clone() })
         .database(database)
         .migrations(MIGRATIONS)
         .control(control)
@@ -193,7 +195,6 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
         .tool(Tool::new("tell", tell).describe("Answers when told to.").read_only())
         .tool(Tool::new("act", tell).describe("Acts when told to.").additive())
         .tool(Tool::new("add", add).describe("Adds to a basket.").additive())
-        .tool(Tool::new("order", add).describe("Adds to an order.").additive().pinned_until("paid"))
         .tool(Tool::new("pay", add).describe("Pays for an order.").additive().reaches("paid"))
         .tool(Tool::new("inquire", inquire).describe("Asks for a name.").read_only())
         .tool(Tool::new("ask", ask).describe("Asks for a name.").read_only())
@@ -201,7 +202,6 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
         .resource(Resource::new(BOARD, "Board", async |read| Ok::<_, ToolError>(ResourceContents::text("A board.", read.uri))))
         .tool(Tool::new("draw", draw).describe("Draws.").read_only().widget(widget))
         .widget(widget)
-        .telemetry(telemetry)
-        .serve(config.http)
-        .await)
+        .telemetry(telemetry);
+    Ok(order.into_iter().fold(app, App::tool).serve(config.http).await)
 }

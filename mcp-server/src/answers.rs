@@ -13,7 +13,6 @@ use bg_runtime::{
     storage::migration::Migration,
 };
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::{
     Reply,
@@ -137,33 +136,19 @@ impl Once {
 impl<S> FromCall<S> for Once {
     fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
         let meta: serde_json::Map<_, _> = call.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        // Who proved nothing is told apart by the subject that ChatGPT names, or by the session, which is better than nothing:
-        // a stranger's call is not this one, and its answer is nobody else's.
-        let is_name = |name: &&str| name.len() <= LONGEST_KEY && !name.contains('\0');
-        let subject = || Some(format!("?{}", meta.get("openai/subject")?.as_str().filter(is_name)?));
-        let session = || call.session.map(|session| format!("#{session}"));
-        let principal =
-            call.principal.subject().map(|name| format!("={name}")).or_else(subject).or_else(session).unwrap_or_default();
         let (key, lasts) = match meta.get(KEY) {
             Some(serde_json::Value::String(key)) if !key.is_empty() && key.len() <= LONGEST_KEY && !key.contains('\0') => {
                 (format!("{GIVEN}{key}"), SAME_KEY)
             }
             Some(_) => return Err(Rejection::new(format!("`_meta[\"{KEY}\"]` is not a text of 1 to {LONGEST_KEY} characters"))),
-            None => (format!("arguments {}", hash(call.arguments)), SAME_ARGUMENTS),
+            None => (format!("arguments {}", call.digest()), SAME_ARGUMENTS),
         };
-        Ok(Self { principal, tool: call.tool.to_owned(), key: Some(key), lasts })
+        Ok(Self { principal: call.caller(), tool: call.tool.to_owned(), key: Some(key), lasts })
     }
 
     fn describe(description: &mut Description) {
         description.acts_once = true;
     }
-}
-
-/// The order of members and the spaces between them are not the caller's meaning.
-fn hash(arguments: &str) -> String {
-    let canonical = serde_json::from_str::<serde_json::Value>(arguments).map(|value| value.to_string());
-    let digest = Sha256::digest(canonical.as_deref().unwrap_or(arguments));
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 // === impl Act ===
@@ -197,16 +182,5 @@ pub(crate) async fn look_after(database: Database) {
         if let Err(failure) = reaped.await {
             tracing::debug!(error = %failure, "first answers are reaped later: {failure}");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_arguments_are_the_same_in_any_order() {
-        assert_eq!(hash(r#"{"a":1,"b":[2]}"#), hash(r#"{ "b": [2], "a": 1 }"#));
-        assert_ne!(hash(r#"{"a":1}"#), hash(r#"{"a":2}"#));
     }
 }

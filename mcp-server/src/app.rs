@@ -332,6 +332,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             migrate: self.migrate,
             control: control.clone(),
             drainage: sharing.drainage.clone(),
+            pins: sharing.pins.clone(),
             published: sharing.published.clone(),
             request_state_keys: config.request_state_keys,
             request_states,
@@ -340,7 +341,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             contract,
         };
         let starting = tokio::spawn(starting.run());
-        let drainage = sharing.drainage.clone();
+        let (drainage, calls) = (sharing.drainage.clone(), sharing.calls.as_ref().map(|(calls, _)| calls.clone()));
         let keeping = sharing.look_after(door.served(), &lifecycle);
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
@@ -354,6 +355,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             helpers: [serving_operations, starting].into_iter().chain(keeping).collect(),
             control,
             drainage,
+            calls,
             telemetry,
             metrics,
             database: self.database,

@@ -45,8 +45,10 @@ const LONGEST_NAME: usize = 200;
 /// What a tool remembers of a conversation: an object of JSON.
 ///
 /// Two builds read and write it at the same time, so change it like a table: add fields with a default, and give up a field
-/// one release after its last reader. Fields that a build does not know it leaves as they are. What is more than that needs
-/// another [`VERSION`](Self::VERSION), and tools that are [pinned](crate::Tool::pinned).
+/// one release after its last reader. Fields that a build does not know it leaves as they are. What is more than that, a new
+/// name for a field among them, needs another [`VERSION`](Self::VERSION), and tools that are [pinned](crate::Tool::pinned).
+///
+/// A conversation has one state, whichever tool asks for it: all tools of an application share one type.
 pub trait ConversationState: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
     /// Raised when a build of before could not read what this one writes. It then says so to whoever calls it.
     const VERSION: u32 = 1;
@@ -319,15 +321,25 @@ impl<T: ConversationState> Conversation<T> {
             let remembered = Remembered { state: T::default(), widgets: BTreeMap::new(), changed: Vec::new() };
             return Ok((0, remembered, Value::Null));
         };
-        let Stored { version, state: stored } = loaded.state;
-        let state = match version.cmp(&T::VERSION) {
-            std::cmp::Ordering::Greater => return Err(ConversationError::Newer { stored: version, known: T::VERSION }),
-            std::cmp::Ordering::Equal => serde_json::from_value(stored.clone()),
-            std::cmp::Ordering::Less => T::upgrade(version, stored.clone()),
-        };
-        let state = state.map_err(ConversationError::Unreadable)?;
+        let (state, stored) = loaded.state.read::<T>()?;
         let widgets = loaded.widgets.into_iter().map(|widget| (widget.kind, widget.state)).collect();
         Ok((loaded.row_version, Remembered { state, widgets, changed: Vec::new() }, stored))
+    }
+}
+
+// === impl Stored ===
+
+impl Stored {
+    /// The state, and what is stored of it in this version's own terms. What an earlier version stored is in other terms, of
+    /// which nothing must be left under this version's name.
+    fn read<T: ConversationState>(self) -> Result<(T, Value), ConversationError> {
+        let Self { version, state } = self;
+        let read = match version.cmp(&T::VERSION) {
+            std::cmp::Ordering::Greater => return Err(ConversationError::Newer { stored: version, known: T::VERSION }),
+            std::cmp::Ordering::Equal => serde_json::from_value(state.clone()).map(|read| (read, state)),
+            std::cmp::Ordering::Less => T::upgrade(version, state).map(|upgraded| (upgraded, Value::Null)),
+        };
+        read.map_err(ConversationError::Unreadable)
     }
 }
 
@@ -350,15 +362,34 @@ fn written(stored: Value, before: &Value, after: Value) -> Value {
             Value::Object(stored)
         }
         (Value::Array(stored), Value::Array(before), Value::Array(after)) if stored.len() == before.len() => {
-            let mut old = stored.into_iter().zip(before);
-            let one = |after| match old.next() {
-                Some((stored, before)) => written(stored, before, after),
-                None => after,
-            };
-            Value::Array(after.into_iter().map(one).collect())
+            Value::Array(written_items(stored, before, after))
         }
         (_, _, after) => after,
     }
+}
+
+/// An item that is as it was keeps what belongs to it, wherever it stands now. One that changed in its place, in a list as
+/// long as before, is taken for the one that stood there; any other is new.
+fn written_items(stored: Vec<Value>, before: &[Value], after: Vec<Value>) -> Vec<Value> {
+    let mut olds: Vec<Option<Value>> = stored.into_iter().map(Some).collect();
+    let mut items: Vec<Option<Value>> = after
+        .iter()
+        .map(|item| {
+            let at = before.iter().zip(&olds).position(|(before, old)| old.is_some() && before == item)?;
+            olds[at].take()
+        })
+        .collect();
+    let is_as_long = before.len() == after.len();
+    for (at, item) in after.into_iter().enumerate() {
+        if items[at].is_none() {
+            let old = olds.get_mut(at).filter(|_| is_as_long).and_then(Option::take);
+            items[at] = Some(match old {
+                Some(old) => written(old, &before[at], item),
+                None => item,
+            });
+        }
+    }
+    items.into_iter().flatten().collect()
 }
 
 impl<T> fmt::Debug for Conversation<T> {
@@ -456,6 +487,59 @@ mod tests {
         assert_eq!(written(stored, &before, after), expected);
         assert_eq!(written(Value::Null, &json!({}), json!({ "a": 1 })), json!({ "a": 1 }));
         assert_eq!(written(json!({ "a": { "b": 1 } }), &json!({ "a": {} }), json!({ "a": 7 })), json!({ "a": 7 }));
+    }
+
+    #[test]
+    fn what_belongs_to_an_item_goes_where_the_item_goes() {
+        let stored = json!([{ "name": "milk", "fat": 3 }, { "name": "tea" }, { "name": "rum", "proof": 80 }]);
+        let before = json!([{ "name": "milk" }, { "name": "tea" }, { "name": "rum" }]);
+        for (after, expected) in [
+            (json!([{ "name": "tea" }, { "name": "rum" }]), json!([{ "name": "tea" }, { "name": "rum", "proof": 80 }])),
+            (
+                json!([{ "name": "rum" }, { "name": "milk" }, { "name": "tea" }]),
+                json!([{ "name": "rum", "proof": 80 }, { "name": "milk", "fat": 3 }, { "name": "tea" }]),
+            ),
+            (
+                json!([{ "name": "oat milk" }, { "name": "tea" }, { "name": "rum" }]),
+                json!([{ "name": "oat milk", "fat": 3 }, { "name": "tea" }, { "name": "rum", "proof": 80 }]),
+            ),
+            (
+                json!([{ "name": "salt" }, { "name": "milk" }, { "name": "tea" }, { "name": "rum" }]),
+                json!([{ "name": "salt" }, { "name": "milk", "fat": 3 }, { "name": "tea" }, { "name": "rum", "proof": 80 }]),
+            ),
+        ] {
+            assert_eq!(written(stored.clone(), &before, after.clone()), expected, "{after}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_earlier_version_is_left_under_the_name_of_this_one() {
+        /// Version 1 had cents.
+        #[derive(Default, Serialize, Deserialize)]
+        struct Basket {
+            price: f64,
+            count: u32,
+        }
+
+        impl ConversationState for Basket {
+            const VERSION: u32 = 2;
+
+            fn upgrade(_: u32, stored: Value) -> Result<Self, serde_json::Error> {
+                let old: Self = serde_json::from_value(stored)?;
+                Ok(Self { price: old.price / 100.0, ..old })
+            }
+        }
+
+        let of = |version, price: f64| Stored { version, state: json!({ "price": price, "count": 1, "coupon": 7 }) };
+        for (stored, expected) in
+            [(of(1, 500.0), json!({ "price": 5.0, "count": 2 })), (of(2, 5.0), json!({ "price": 5.0, "count": 2, "coupon": 7 }))]
+        {
+            let (mut basket, base) = stored.read::<Basket>().unwrap();
+            let before = to_value(&basket).unwrap();
+            basket.count += 1;
+            assert_eq!(written(base, &before, to_value(&basket).unwrap()), expected);
+        }
+        assert!(matches!(of(3, 1.0).read::<Basket>(), Err(ConversationError::Newer { stored: 3, known: 2 })));
     }
 
     #[test]

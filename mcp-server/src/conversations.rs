@@ -58,6 +58,7 @@ struct Statements {
     begin: Statement,
     save: Statement,
     load: Statement,
+    touch: Statement,
 }
 
 /// A conversation as it was read.
@@ -144,7 +145,12 @@ impl Statements {
                 "SELECT {read}, row_version, \
                  ARRAY(SELECT widget_type FROM widget_metadata w WHERE w.session_id = $1 ORDER BY 1), \
                  ARRAY(SELECT widget_state FROM widget_metadata w WHERE w.session_id = $1 ORDER BY widget_type) \
+                 , updated_at < now() - interval '1 day' \
                  FROM chat_sessions WHERE session_id = $1 AND principal = $2 AND (expires_at IS NULL OR expires_at > now())",
+            ),
+            touch: Statement::new(
+                &CHAT_SESSIONS,
+                "UPDATE chat_sessions SET updated_at = now() WHERE session_id = $1 AND principal = $2",
             ),
         })
     }
@@ -168,6 +174,12 @@ impl Conversations {
         let parameters = [(&session as _, Type::TEXT), (&principal as _, Type::TEXT)];
         let rows = self.table.run(&self.statements.load, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
+        // A conversation that is only read is in use all the same, and is not forgotten.
+        if row.get(4)
+            && let Err(failure) = self.table.run(&self.statements.touch, &parameters).await
+        {
+            tracing::debug!(error = %failure, "a conversation is not touched: {failure}");
+        }
         let Json(state) = row.try_get(0).map_err(|_| StorageError::State)?;
         let kinds: Vec<String> = row.get(2);
         let states: Vec<Json<Box<RawValue>>> = row.get(3);

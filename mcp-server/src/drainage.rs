@@ -37,6 +37,8 @@ pub struct BuildDrainage {
     pub colors: Vec<String>,
     /// How many of its replicas live.
     pub replicas: i64,
+    /// How many have said nothing for 15 seconds, and did in the last minute: dead, or cut off with calls in flight.
+    pub silent: i64,
     /// Calls in flight.
     pub calls: i64,
     /// Streams that are open.
@@ -59,14 +61,17 @@ const SAY: &str = "INSERT INTO mcp_drainage (instance, build, color, address, st
 /// Also takes away who left no word when it died.
 const LEAVE: &str = "DELETE FROM mcp_drainage WHERE instance = $1 OR said_at < now() - interval '1 hour'";
 const READ: &str = "WITH living AS ( \
-         SELECT build, array_agg(DISTINCT color ORDER BY color) AS colors, count(*) AS replicas, \
+         SELECT build, array_agg(DISTINCT color ORDER BY color) AS colors, \
+             count(*) FILTER (WHERE said_at > now() - interval '15 seconds') AS replicas, \
+             count(*) FILTER (WHERE said_at <= now() - interval '15 seconds') AS silent, \
              sum(calls)::bigint AS calls, sum(streams)::bigint AS streams \
-         FROM mcp_drainage WHERE said_at > now() - interval '15 seconds' GROUP BY build), \
+         FROM mcp_drainage WHERE said_at > now() - interval '60 seconds' GROUP BY build), \
      pinned AS ( \
          SELECT build, count(*) AS conversations, min(began_at) AS oldest FROM mcp_pins \
          WHERE used_at > now() - make_interval(secs => $1) AND began_at > now() - make_interval(secs => $2) GROUP BY build) \
      SELECT build, coalesce(colors, '{}'), coalesce(replicas, 0), coalesce(calls, 0), coalesce(streams, 0), \
-         coalesce(conversations, 0), to_char(oldest AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') \
+         coalesce(conversations, 0), to_char(oldest AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
+         coalesce(silent, 0) \
      FROM living FULL JOIN pinned USING (build) ORDER BY build";
 
 // === impl Drainage ===
@@ -87,7 +92,7 @@ impl Drainage {
         let [idle, most] = self.limits.to_secs();
         let rows = self.database.get().await?.query(READ, &[(&idle, Type::FLOAT8), (&most, Type::FLOAT8)]).await?;
         let of_build = |row: &bg_runtime::database::Row| {
-            let (calls, streams, conversations) = (row.get(3), row.get(4), row.get(5));
+            let (calls, streams, conversations, silent): (i64, i64, i64, i64) = (row.get(3), row.get(4), row.get(5), row.get(7));
             BuildDrainage {
                 build: row.get(0),
                 colors: row.get(1),
@@ -96,7 +101,8 @@ impl Drainage {
                 streams,
                 conversations,
                 oldest: row.get(6),
-                drained: calls + streams + conversations == 0,
+                silent,
+                drained: calls + streams + conversations + silent == 0,
             }
         };
         Ok(rows.iter().map(of_build).collect())
@@ -107,10 +113,11 @@ impl Drainage {
         let mut status = lifecycle.subscribe();
         loop {
             let now = *status.borrow_and_update();
-            if let Err(failure) = self.say(now).await {
+            let said = self.say(now).await;
+            if let Err(failure) = &said {
                 tracing::debug!(error = %failure, "what is in flight here is told later: {failure}");
             }
-            let again = Instant::now() + SAY_EVERY;
+            let again = Instant::now() + if said.is_ok() { SAY_EVERY } else { SAY_WITHIN };
             tokio::time::sleep(SAY_WITHIN).await;
             // It changes at every call, and a rollout looks now and then.
             let _ = tokio::time::timeout_at(again, status.wait_for(|later| *later != now)).await;

@@ -14,8 +14,9 @@ use rmcp::{
     service::RequestContext,
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use crate::{
     conversation::Named,
@@ -26,6 +27,9 @@ use crate::{
 };
 
 pub use bg_runtime::Release;
+
+/// ChatGPT's have a few dozen characters.
+const LONGEST_SUBJECT: usize = 200;
 
 /// One `tools/call`, as extractors see it.
 #[derive(Debug)]
@@ -138,6 +142,28 @@ impl Call<'_> {
         self.meta
     }
 
+    /// Who calls, as far as callers can be told apart. Who proved nothing is told apart by the subject that ChatGPT names, or
+    /// by the session, which is better than nothing: a stranger's call is not this one, and its answer is nobody else's.
+    pub(crate) fn caller(&self) -> String {
+        #[derive(Default, Deserialize)]
+        struct Meta<'a> {
+            #[serde(borrow, default, rename = "openai/subject")]
+            subject: Option<Cow<'a, str>>,
+        }
+        if let Some(name) = self.principal.subject() {
+            return format!("={name}");
+        }
+        let meta: Meta<'_> = self.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
+        let subject = meta.subject.filter(|subject| subject.len() <= LONGEST_SUBJECT && !subject.contains('\0'));
+        let subject = subject.map(|subject| format!("?{subject}"));
+        subject.or_else(|| Some(format!("#{}", self.session?))).unwrap_or_default()
+    }
+
+    /// What the arguments say: the order of members and the spaces between them are not the caller's meaning.
+    pub(crate) fn digest(&self) -> String {
+        digest(self.arguments)
+    }
+
     /// The conversation that the call belongs to, or has begun.
     pub(crate) fn conversation(&self) -> Option<Arc<Named>> {
         let look = || {
@@ -151,6 +177,12 @@ impl Call<'_> {
     pub(crate) fn conversation_or(&self, begin: impl FnOnce() -> Arc<Named>) -> Arc<Named> {
         self.conversation().unwrap_or_else(|| self.begun.get_or_init(begin).clone())
     }
+}
+
+fn digest(arguments: &str) -> String {
+    let canonical = serde_json::from_str::<serde_json::Value>(arguments).map(|value| value.to_string());
+    let digest = Sha256::digest(canonical.as_deref().unwrap_or(arguments));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 // === impl Principal ===
@@ -228,8 +260,9 @@ impl Deref for Peer {
 // === impl Inputs ===
 
 impl Inputs {
-    /// Makes of a state what the client is to carry until it answers: signed, for this caller and this tool, for ten minutes.
-    /// Any process of either color opens it. The client can read it, so no secret belongs into it.
+    /// Makes of a state what the client is to carry until it answers: signed, for this caller, this tool and these arguments,
+    /// for ten minutes. Any process of either color opens it. The client can read it, so no secret belongs into it, and can
+    /// send it more than once: what must happen once needs [`Once`](crate::answers::Once), too.
     ///
     /// # Errors
     /// When the state does not serialize.
@@ -299,7 +332,7 @@ impl<S> FromCall<S> for Inputs {
         Ok(Self {
             responses: peer.input_responses.clone().unwrap_or_default(),
             state: peer.request_state.clone(),
-            seal: call.request_states.seal_for(call.principal, call.tool),
+            seal: call.request_states.seal_for(&call.caller(), call.tool, &call.digest()),
         })
     }
 
@@ -357,5 +390,11 @@ mod tests {
         ] {
             assert_eq!(explain::<Search>(arguments).0, words);
         }
+    }
+
+    #[test]
+    fn the_same_arguments_are_the_same_in_any_order() {
+        assert_eq!(digest(r#"{"a":1,"b":[2]}"#), digest(r#"{ "b": [2], "a": 1 }"#));
+        assert_ne!(digest(r#"{"a":1}"#), digest(r#"{"a":2}"#));
     }
 }

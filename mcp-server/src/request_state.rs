@@ -1,7 +1,7 @@
 //! What a client carries for us between two rounds of one call (`requestState`, 2026-07-28), sealed.
 //!
-//! What must stay true: a state that one process sealed every process of both colors opens, and it is opened for the caller
-//! and the tool it was sealed for alone. It is signed and not encrypted: the client can read it.
+//! What must stay true: a state that one process sealed every process of both colors opens, and it is opened for the caller,
+//! the tool and the arguments it was sealed for alone. It is signed and not encrypted: the client can read it.
 //!
 //! All processes hold a ring of keys. The first one seals, all of them open. A key is changed in two deploys, because both
 //! colors must know it before either of them seals with it: first it is added at the end of the ring, then it is put first.
@@ -25,7 +25,7 @@ use rmcp::{
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use crate::{ToolError, extract::Principal};
+use crate::ToolError;
 
 /// How long a person may take to answer.
 const LASTS: Duration = Duration::from_secs(600);
@@ -141,10 +141,10 @@ impl RequestStates {
         let _ = self.codec.set(codec);
     }
 
-    /// For a caller and a tool.
-    pub(crate) fn seal_for(&self, principal: &Principal, tool: &str) -> Seal {
-        // NUL is in neither, so that no two callers look alike.
-        Seal { states: self.clone(), purpose: format!("{}\0{tool}", principal.to_stored()).into_bytes() }
+    /// For a caller, a tool, and what its arguments say.
+    pub(crate) fn seal_for(&self, caller: &str, tool: &str, arguments: &str) -> Seal {
+        // NUL is in none of them, so that no two callers look alike.
+        Seal { states: self.clone(), purpose: format!("{caller}\0{tool}\0{arguments}").into_bytes() }
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn is_opened(states: &RequestStates, sealed: &str) -> bool {
-        states.seal_for(&Principal::named("ada"), "ask").open::<u32>(sealed).is_ok()
+        states.seal_for("=ada", "ask", "{}").open::<u32>(sealed).is_ok()
     }
 
     #[tokio::test]
@@ -192,26 +192,27 @@ mod tests {
         // At most two of these answer at the same time: neighbors open what the other seals.
         for (one, other) in [(&before, &known), (&known, &active)] {
             for (sealing, opening) in [(one, other), (other, one)] {
-                let sealed = sealing.seal_for(&Principal::named("ada"), "ask").seal(&7_u32).unwrap();
+                let sealed = sealing.seal_for("=ada", "ask", "{}").seal(&7_u32).unwrap();
                 assert!(is_opened(opening, &sealed));
             }
         }
-        let sealed = active.seal_for(&Principal::named("ada"), "ask").seal(&7_u32).unwrap();
+        let sealed = active.seal_for("=ada", "ask", "{}").seal(&7_u32).unwrap();
         assert!(is_opened(&after, &sealed) && !is_opened(&before, &sealed));
-        let sealed = before.seal_for(&Principal::named("ada"), "ask").seal(&7_u32).unwrap();
+        let sealed = before.seal_for("=ada", "ask", "{}").seal(&7_u32).unwrap();
         assert!(!is_opened(&after, &sealed), "a key that was taken away still opens");
     }
 
     #[tokio::test]
     async fn a_state_is_its_callers_and_its_tools_alone() {
         let states = ring(OLD).await;
-        let ada = Principal::named("ada");
-        let sealed = states.seal_for(&ada, "ask").seal(&7_u32).unwrap();
-        assert_eq!(states.seal_for(&ada, "ask").open::<u32>(&sealed).unwrap(), 7);
-        for (principal, tool) in [(Principal::named("eve"), "ask"), (Principal::anonymous(), "ask"), (ada, "tell")] {
-            assert!(states.seal_for(&principal, tool).open::<u32>(&sealed).is_err(), "{principal:?} {tool}");
+        let sealed = states.seal_for("=ada", "ask", "{}").seal(&7_u32).unwrap();
+        assert_eq!(states.seal_for("=ada", "ask", "{}").open::<u32>(&sealed).unwrap(), 7);
+        for (caller, tool, arguments) in
+            [("=eve", "ask", "{}"), ("", "ask", "{}"), ("=ada", "tell", "{}"), ("=ada", "ask", r#"{"id":1}"#)]
+        {
+            assert!(states.seal_for(caller, tool, arguments).open::<u32>(&sealed).is_err(), "{caller} {tool} {arguments}");
         }
-        assert!(RequestStates::default().seal_for(&Principal::anonymous(), "ask").seal(&7_u32).is_err(), "before it has keys");
+        assert!(RequestStates::default().seal_for("", "ask", "{}").seal(&7_u32).is_err(), "before it has keys");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use bg_runtime::{
 use tokio::task::JoinHandle;
 
 use crate::{
+    conversations::calls::Calls,
     drainage::Drainage,
     mcp::door::Door,
     telemetry::{Telemetry, metrics::Metrics},
@@ -35,6 +36,7 @@ pub struct Running {
     pub(super) database: Option<Database>,
     pub(super) control: Option<Control>,
     pub(super) drainage: Option<Drainage>,
+    pub(super) calls: Option<Arc<Calls>>,
 }
 
 // === impl Running ===
@@ -73,6 +75,10 @@ impl Running {
         };
         let drained = self.lifecycle.depart(why, &self.timing, self.hooks, closed, now).await;
         listening.abort();
+        if let Some(calls) = self.calls {
+            // In vain when the database is away.
+            let _ = tokio::time::timeout(GOODBYE_DEADLINE, calls.written()).await;
+        }
         for helper in &self.helpers {
             helper.abort();
         }

@@ -28,8 +28,8 @@ pub(super) struct Sharing {
     pub(super) sessions: Arc<Sessions>,
     pub(super) streams: Option<Arc<Streams>>,
     pub(super) published: Published,
-    calls: Option<(Arc<Calls>, Database)>,
-    pins: Option<Pins>,
+    pub(super) calls: Option<(Arc<Calls>, Database)>,
+    pub(super) pins: Option<Pins>,
     pub(super) drainage: Option<Drainage>,
     /// Where the keys of request states are kept.
     pub(super) keys_in: Option<Database>,
@@ -59,6 +59,12 @@ impl Sharing {
         let wants_pins = parts.tools.iter().any(|tool| tool.description.pinning != Pinning::Auto);
         let advertised = config.advertise.clone();
         let advertised = advertised.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
+        if advertised.is_none() && controlled.is_some() {
+            tracing::warn!(
+                "the other replicas cannot hand this one its calls: it listens everywhere, so set ADVERTISE_ADDRESS to where they \
+                 reach it"
+            );
+        }
         Self {
             streams: streams.map(|(database, control)| Arc::new(Streams::new(database, control))),
             sessions: Arc::new(match sessions {
@@ -67,10 +73,8 @@ impl Sharing {
             }),
             published: Published::new(&parts.widgets, with(&published::MIGRATION)),
             calls: with(&conversations::MIGRATIONS[1]).map(|database| (Arc::new(Calls::new()), database)),
-            pins: controlled
-                .clone()
-                .filter(|_| wants_pins)
-                .map(|(database, control)| Pins::new(database, control, release, config.pins)),
+            // Also without a tool that pins: the build before may have had one.
+            pins: controlled.clone().map(|(database, _)| Pins::new(database, release, config.pins, wants_pins)),
             drainage: controlled
                 .map(|(database, control)| Drainage::new(database, control, release.clone(), config.pins, advertised)),
             keys_in: with(&pins::MIGRATION),
@@ -93,12 +97,13 @@ impl Sharing {
     pub(super) fn look_after(self, served: Arc<Served>, lifecycle: &Lifecycle) -> Vec<JoinHandle<()>> {
         // Asked for here and not in the task, which may run only after the control follows.
         let told = self.control.as_ref().map(|control| control.hear(ENDED));
+        let pinned = self.control.as_ref().map(|control| control.hear(pins::PINNED));
         let (sessions, release, lifecycle) = (self.sessions, self.release, lifecycle.clone());
         let keeping = tokio::spawn(async move { tokio::join!(sessions.keep(told), served.end_with_their_sessions()).0 });
         let following = self.control.map(|control| tokio::spawn(control.follow()));
         let answers = self.answers.map(|database| tokio::spawn(answers::look_after(database)));
         let calls = self.calls.map(|(calls, database)| tokio::spawn(async move { calls.keep(database, release).await }));
-        let pins = self.pins.map(|pins| tokio::spawn(async move { pins.look_after().await }));
+        let pins = self.pins.zip(pinned).map(|(pins, told)| tokio::spawn(async move { pins.look_after(told).await }));
         let drainage = self.drainage.map(|drainage| tokio::spawn(async move { drainage.report(lifecycle).await }));
         [Some(keeping), following, answers, calls, pins, drainage].into_iter().flatten().collect()
     }

@@ -18,6 +18,7 @@ use bg_runtime::{
 use crate::{
     drainage::Drainage,
     error::Chain,
+    pins::Pins,
     published::Published,
     request_state::{RequestStateKeys, RequestStates},
 };
@@ -36,6 +37,7 @@ pub(super) struct Starting {
     pub(super) migrate: bool,
     pub(super) control: Option<Control>,
     pub(super) drainage: Option<Drainage>,
+    pub(super) pins: Option<Pins>,
     pub(super) published: Published,
     pub(super) request_state_keys: RequestStateKeys,
     pub(super) request_states: RequestStates,
@@ -76,6 +78,12 @@ impl Starting {
         if let Some(drainage) = &self.drainage {
             let mut obstacle = Obstacle::new("telling the other replicas where this one is");
             while let Err(failure) = drainage.say(self.lifecycle.status()).await {
+                obstacle.stands(words(&failure)).await;
+            }
+        }
+        if let Some(pins) = &self.pins {
+            let mut obstacle = Obstacle::new("pins");
+            while let Err(failure) = pins.look().await {
                 obstacle.stands(words(&failure)).await;
             }
         }

@@ -1,7 +1,7 @@
 //! A line for each call of a conversation, in `mcp_tool_calls`: which tool, answered by which build.
 //!
 //! A call that writes the conversation leaves its line in the same statement. The others are written together, a moment
-//! later, so that no call waits for it; a process that is killed loses those of that moment.
+//! later, so that no call waits for it; a process that is killed loses those of that moment, one that leaves writes them.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,7 +12,10 @@ use bg_runtime::{
     Database, Release,
     database::{DatabaseError, Type},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::RESPONSE_SCHEMA;
 
@@ -22,6 +25,8 @@ pub(crate) struct Calls {
     lines: mpsc::Sender<Line>,
     /// Taken by [`keep`](Self::keep).
     to_write: Mutex<Option<mpsc::Receiver<Line>>>,
+    /// How many are not written yet.
+    waiting: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
@@ -38,30 +43,48 @@ const GATHER: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long lines and silent conversations are kept, and how often old ones are looked for.
 const KEPT: &str = "30 days";
-const REAP_EVERY: Duration = Duration::from_secs(600);
+const REAP_EVERY: Duration = Duration::from_secs(60);
+/// Rows of one statement that forgets, so that none takes long.
+const FORGOTTEN_TOGETHER: u64 = 5000;
 
 const WRITE: &str = "INSERT INTO mcp_tool_calls (session_id, tool_name, tool_version, response_schema_version) \
      SELECT conversation, tool, $3, $4 FROM unnest($1::text[], $2::text[]) AS line (conversation, tool)";
-/// The oldest ones have the least ids, so that nothing else is looked at.
-const REAP_CALLS: &str = "DELETE FROM mcp_tool_calls WHERE id IN \
-     (SELECT id FROM mcp_tool_calls WHERE created_at < now() - $1::text::interval ORDER BY id LIMIT 5000)";
-const REAP_CONVERSATIONS: &str = "DELETE FROM chat_sessions WHERE session_id IN \
-     (SELECT session_id FROM chat_sessions WHERE updated_at < now() - $1::text::interval OR expires_at < now() LIMIT 1000)";
+/// One process at a time. What was written while the row was waited for is not old any more, so each says twice what is.
+const REAP: [&str; 3] = [
+    "WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('mcp_tool_calls reaper')) AS mine) \
+     DELETE FROM mcp_tool_calls USING mine WHERE mine AND id IN \
+     (SELECT id FROM mcp_tool_calls WHERE created_at < now() - $1::text::interval LIMIT 5000)",
+    "WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('mcp_tool_calls reaper')) AS mine) \
+     DELETE FROM chat_sessions USING mine WHERE mine AND updated_at < now() - $1::text::interval AND session_id IN \
+     (SELECT session_id FROM chat_sessions \
+      WHERE created_at < now() - $1::text::interval AND updated_at < now() - $1::text::interval LIMIT 5000)",
+    "WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('mcp_tool_calls reaper')) AS mine) \
+     DELETE FROM chat_sessions USING mine WHERE mine AND expires_at < now() AND $1::text IS NOT NULL AND session_id IN \
+     (SELECT session_id FROM chat_sessions WHERE expires_at < now() LIMIT 5000)",
+];
 
 // === impl Calls ===
 
 impl Calls {
     pub(crate) fn new() -> Self {
         let (lines, to_write) = mpsc::channel(WAITING);
-        Self { lines, to_write: Mutex::new(Some(to_write)) }
+        Self { lines, to_write: Mutex::new(Some(to_write)), waiting: watch::Sender::new(0) }
     }
 
     /// A call of a conversation was answered.
     pub(crate) fn answered(&self, conversation: &str, tool: &str) {
         let line = Line { conversation: conversation.to_owned(), tool: tool.to_owned() };
+        self.waiting.send_modify(|waiting| *waiting += 1);
         if self.lines.try_send(line).is_err() {
+            self.waiting.send_modify(|waiting| *waiting -= 1);
             tracing::debug!(tool.name = tool, "a call leaves no line: too many wait to be written");
         }
+    }
+
+    /// Waits until every line is written.
+    pub(crate) async fn written(&self) {
+        // The sender is in self.
+        let _ = self.waiting.subscribe().wait_for(|waiting| *waiting == 0).await;
     }
 
     /// Writes lines, and forgets old ones, until it is dropped.
@@ -88,6 +111,7 @@ impl Calls {
                     }
                     tokio::time::sleep(AGAIN).await;
                 }
+                self.waiting.send_modify(|waiting| *waiting -= lines.len());
                 lines.clear();
             }
         };
@@ -111,10 +135,17 @@ async fn forget(database: &Database) {
     let mut reap = tokio::time::interval_at(Instant::now() + REAP_EVERY, REAP_EVERY);
     loop {
         reap.tick().await;
-        for sql in [REAP_CALLS, REAP_CONVERSATIONS] {
-            let reaped = async { database.get().await?.execute(sql, &[(&KEPT, Type::TEXT)]).await };
-            if let Err(failure) = reaped.await {
-                tracing::debug!(error = %failure, "old conversations are forgotten later: {failure}");
+        for sql in REAP {
+            let reap = async || database.get().await?.execute(sql, &[(&KEPT, Type::TEXT)]).await;
+            loop {
+                match reap().await {
+                    Ok(count) if count >= FORGOTTEN_TOGETHER => {}
+                    Ok(_) => break,
+                    Err(failure) => {
+                        tracing::warn!(error = %failure, "old conversations are forgotten later: {failure}");
+                        break;
+                    }
+                }
             }
         }
     }

@@ -38,6 +38,9 @@ use crate::{
 /// JSON-RPC batches were part of 2025-03-26 and before. More messages than this in one is not a client.
 const BATCH_LIMIT: usize = 64;
 
+/// How much longer than a tool may take an answer from another process may take.
+const HANDED: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// How long a body may take to arrive once its headers have.
 const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -101,6 +104,13 @@ impl Door {
             Ok(origin) => origin,
             Err(refusal) => return *refusal,
         };
+        if let Some(to) = parts.headers.get(FORWARDED)
+            && *to != self.server.release.build()
+            && self.served.instance().is_none_or(|instance| *to != *instance)
+        {
+            let words = "this message was handed on to another process than this one";
+            return json(StatusCode::MISDIRECTED_REQUEST, error(None, envelope::INVALID_REQUEST, words));
+        }
         let principal = self.authentication.principal(&parts.headers);
         let mut answer = match parts.method {
             Method::POST => self.post(parts, &principal, body).await,
@@ -187,21 +197,23 @@ impl Door {
     /// The answer to a call whose conversation stays on another build: that build gives it.
     async fn pinned(&self, parts: &Parts, principal: &Principal, body: &Bytes, envelope: &Envelope<'_>) -> Option<Answer> {
         let (pins, forward) = (self.server.shared.pins.as_ref()?, self.forward.as_ref()?);
-        if envelope.method.as_deref() != Some("tools/call") || parts.headers.contains_key(FORWARDED) {
+        let is_call = envelope.method.as_deref() == Some("tools/call");
+        if !is_call || !pins.may_be_elsewhere() || parts.headers.contains_key(FORWARDED) {
             return None;
         }
         let id = envelope.id?.get();
         let params: lean::Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
-        let route = self.server.routes.get(params.name.as_deref()?)?;
+        // A tool that this build does not have may be one of the build that the conversation stays on.
+        let pinning = self.server.routes.get(params.name.as_deref()?).map_or(crate::tool::Pinning::Auto, |route| route.pinning);
         let stateless = is_stateless(&parts.headers);
         // Whoever refuses the session does so below, in its own words.
         if !stateless && lean::unknown_session(&self.server, &parts.headers, principal, id).await.is_some() {
             return None;
         }
         let session = parts.headers.get(SESSION_ID).filter(|_| !stateless).and_then(|session| session.to_str().ok());
-        let arguments = params.arguments.filter(|_| route.takes_handle).map(RawValue::get);
+        let arguments = params.arguments.map(RawValue::get);
         let conversation = Named::of(params.meta, arguments, session, principal)?;
-        let place = match pins.place(&conversation.key, route.pinning).await {
+        let place = match pins.place(&conversation.key, pinning).await {
             Ok(place) => place,
             Err(failure) => {
                 tracing::warn!(error = %failure, "where a conversation belongs could not be looked up: {failure}");
@@ -210,7 +222,7 @@ impl Door {
         };
         let Place::There { build, addresses } = place else { return None };
         for address in &addresses {
-            match forward.hand(parts, body.clone(), address, &build).await {
+            match self.unless_cut(forward.hand(parts, body.clone(), address, &build)).await {
                 Ok(answer) => return Some(answer),
                 Err(Lost::Unreached) => {}
                 Err(Lost::Unknown) => {
@@ -223,8 +235,18 @@ impl Door {
         }
         // They live, by what they said last, and nobody answers.
         match pins.move_here(&conversation.key, &build).await {
-            Ok(()) => None,
-            Err(_) => Some(retryable(id, "the conversation cannot be moved at the moment; try again")),
+            Ok(true) => None,
+            Ok(false) | Err(_) => Some(retryable(id, "the conversation cannot be moved at the moment; try again")),
+        }
+    }
+
+    /// What was handed to another process, with the same ends as a call here: its deadline, and the end of this process.
+    async fn unless_cut(&self, handed: impl Future<Output = Result<Answer, Lost>>) -> Result<Answer, Lost> {
+        tokio::select! {
+            biased;
+            // The other one's own deadline comes first, and says more.
+            handed = tokio::time::timeout(self.server.call_timeout + HANDED, handed) => handed.unwrap_or(Err(Lost::Unknown)),
+            () = self.server.lifecycle.cut().cancelled() => Err(Lost::Unknown),
         }
     }
 
@@ -258,9 +280,10 @@ impl Door {
             && envelope.method.is_none()
             && !parts.headers.contains_key(FORWARDED)
             && let Some(forward) = &self.forward
-            && let Some(address) = self.served.asked_by(&parts.headers).await
+            && let Some((instance, address)) = self.served.asked_by(&parts.headers).await
         {
-            return match forward.hand(&parts, body.clone(), &address, "").await {
+            let handed = forward.hand(&parts, body.clone(), &address, &instance);
+            return match self.unless_cut(handed).await {
                 Ok(answer) => answer,
                 // It comes again; what a question is answered twice with is dropped by whoever asked it.
                 Err(Lost::Unreached | Lost::Unknown) => unavailable(id.unwrap_or("null")),

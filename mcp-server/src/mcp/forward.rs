@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, Uri, header, request::Parts};
-use http_body_util::Full;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 
+use super::door::is_stream;
 use crate::http::body::Payload;
 
-/// Says that a call was handed on: whoever gets it answers it, whatever it thinks. It names the build that was meant.
+/// Says that a message was handed on, and to whom: a build, or an instance. Whoever is that answers it, whatever it thinks,
+/// and anybody else says 421. A client that sends it itself evades the promise for its own conversations and nothing more.
 pub(crate) const FORWARDED: HeaderName = HeaderName::from_static("mcp-forwarded-for-build");
 
 /// Between two processes of one deployment a connection is there at once, or the process is not.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
+
+const SILENT_FOR: Duration = Duration::from_secs(15);
 
 /// The way to other processes.
 #[derive(Clone, Debug)]
@@ -38,15 +42,15 @@ pub(crate) enum Lost {
 }
 
 /// Headers that are about a connection and not about a message (RFC 9110, 7.6.1), and those that are made anew.
-const OURS: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::CONTENT_LENGTH,
-    header::HOST,
-];
+const OURS: [HeaderName; 6] =
+    [header::CONNECTION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE, header::CONTENT_LENGTH];
+
+/// Nothing was done, and the client need not hear of it: the other process has not been reached, though something was.
+const REFUSALS: [StatusCode; 4] =
+    [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::MISDIRECTED_REQUEST, StatusCode::SERVICE_UNAVAILABLE];
+
+/// The largest answer that is no stream, in bytes.
+const MOST: usize = 64 * 1024 * 1024;
 
 // === impl Forward ===
 
@@ -55,13 +59,15 @@ impl Forward {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECTED_WITHIN));
         connector.set_nodelay(true);
+        // A machine that vanished says nothing, and a long call says nothing either.
+        connector.set_keepalive(Some(SILENT_FOR));
         // A kept connection may be closed by the other side just as it is used, which looks like a lost call.
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         Self { client }
     }
 
-    /// Hands a call to the process at `address`.
-    pub(crate) async fn hand(&self, parts: &Parts, body: Bytes, address: &str, build: &str) -> Result<Response<Payload>, Lost> {
+    /// Hands a message to the process at `address`, if it is `to`.
+    pub(crate) async fn hand(&self, parts: &Parts, body: Bytes, address: &str, to: &str) -> Result<Response<Payload>, Lost> {
         let path = parts.uri.path_and_query().map_or("/mcp", |path| path.as_str());
         let uri: Uri = format!("http://{address}{path}").parse().map_err(|_| Lost::Unreached)?;
         let mut request = Request::new(Full::new(body));
@@ -70,14 +76,33 @@ impl Forward {
         request.headers_mut().extend(
             parts.headers.iter().filter(|(name, _)| !OURS.contains(name)).map(|(name, value)| (name.clone(), value.clone())),
         );
-        request.headers_mut().insert(FORWARDED, HeaderValue::try_from(build).map_err(|_| Lost::Unreached)?);
+        request.headers_mut().insert(FORWARDED, HeaderValue::try_from(to).map_err(|_| Lost::Unreached)?);
+        // Whom the client meant, and from which page, was checked here; the other process knows the same names.
+        request.headers_mut().remove(header::ORIGIN);
+        if let Some(authority) = parts.uri.authority()
+            && let Ok(host) = HeaderValue::try_from(authority.as_str())
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
         match self.client.request(request).await {
+            Ok(answer) if REFUSALS.contains(&answer.status()) => {
+                tracing::warn!(http.response.status_code = answer.status().as_u16(), "{address} refuses what was handed to it");
+                Err(Lost::Unreached)
+            }
             Ok(answer) => {
                 let (mut head, body) = answer.into_parts();
                 for name in OURS {
                     head.headers.remove(name);
                 }
-                Ok(Response::from_parts(head, Payload::Body(Body::new(body))))
+                if is_stream(&head.headers) {
+                    return Ok(Response::from_parts(head, Payload::Body(Body::new(body))));
+                }
+                // Read whole, so that one that breaks off is not taken for an answer.
+                let body = Limited::new(body, MOST).collect().await.map_err(|failure| {
+                    tracing::warn!(error = %failure, "the answer of {address} broke off: {failure}");
+                    Lost::Unknown
+                })?;
+                Ok(Response::from_parts(head, Payload::Bytes(body.to_bytes())))
             }
             Err(failure) if failure.is_connect() => Err(Lost::Unreached),
             Err(failure) => {

@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     sync::{OnceLock, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -38,6 +38,9 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// Room for an ordinary tool's answer. Growing a buffer copies what is in it, and a page of appointments is about 5 KB.
 const ANSWER_CAPACITY: usize = 8 * 1024;
+
+/// How long an answer waits for what its conversation keeps of it. Shorter than the close of a process that is cut.
+const REMEMBERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the lean path made of a request.
 #[derive(Debug)]
@@ -371,7 +374,10 @@ async fn attempt(
     };
     let outcome = outcome.map(|outcome| outcome.map_err(ToolError::into_kind));
     let has_succeeded = matches!(outcome, Ok(Ok(Written::Open { is_error: false, .. } | Written::Response(_))));
-    remember(server, name, route, call, has_succeeded).await;
+    // The call was made and has its answer; a database that is slow now must not withhold it.
+    if tokio::time::timeout(REMEMBERED_WITHIN, remember(server, name, route, call, has_succeeded)).await.is_err() {
+        tracing::warn!(tool.name = name, "what a conversation keeps of a call took too long");
+    }
     match outcome {
         Ok(Ok(written)) => {
             let is_error = matches!(written, Written::Open { is_error: true, .. });

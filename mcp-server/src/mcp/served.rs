@@ -137,8 +137,13 @@ impl Served {
         (is_open && !streams.lives(&begun).await.ok()?).then_some(begun.request)
     }
 
-    /// Where the process is that waits for a client's response in this session, if that is another one.
-    pub(crate) async fn asked_by(&self, headers: &HeaderMap) -> Option<String> {
+    /// The name of this replica, if others can hand it messages.
+    pub(crate) fn instance(&self) -> Option<&str> {
+        self.streams.as_deref().map(Streams::instance)
+    }
+
+    /// The process that waits for a client's response in this session, and where it is, if that is another one.
+    pub(crate) async fn asked_by(&self, headers: &HeaderMap) -> Option<(String, String)> {
         let (streams, session) = (self.streams.as_ref()?, session_of(headers)?);
         match streams.asked_by(session).await {
             Ok(address) => address,

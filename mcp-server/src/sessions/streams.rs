@@ -144,8 +144,8 @@ impl Streams {
         Ok(whole)
     }
 
-    /// Where the replica is that has a call of this session in flight. `None` when we have one, or nobody does.
-    pub(crate) async fn asked_by(&self, session: Uuid) -> Result<Option<String>, DatabaseError> {
+    /// The replica that has a call of this session in flight, and where it is. `None` when we have one, or nobody does.
+    pub(crate) async fn asked_by(&self, session: Uuid) -> Result<Option<(String, String)>, DatabaseError> {
         let rows = self.database.get().await?.query(IN_FLIGHT, &[(&session, Type::UUID)]).await?;
         let mut found = None;
         for row in rows {
@@ -154,10 +154,15 @@ impl Streams {
                 return Ok(None);
             }
             if found.is_none() && self.control.lives(&instance).await? {
-                found = row.get(1);
+                found = row.get::<_, Option<String>>(1).map(|address| (instance, address));
             }
         }
         Ok(found)
+    }
+
+    /// The name of this replica.
+    pub(crate) fn instance(&self) -> &str {
+        self.control.instance()
     }
 
     /// Whether whoever answers a stream still lives.
