@@ -6,6 +6,7 @@ mod conversation;
 mod database;
 mod doors;
 mod drain;
+mod front_door;
 mod hostile;
 mod house;
 mod migrate;

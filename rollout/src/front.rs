@@ -1,0 +1,105 @@
+//! The front door of the local platform: one address in front of two colors, of which one is live.
+//!
+//! What must stay true: every request goes to the color that was live when it was let in, and none is let in to a color
+//! after the door has said that it switched. A request that reached nobody is made again while its client waits; one that
+//! may have reached somebody never is.
+//!
+//! ```text
+//! client ── listener ── proxy ── switchboard.enter() ─▶ Claim{color, address} ── that color
+//! operator ── operations ── switchboard.switch(green) ── routing.json
+//! ```
+
+mod operations;
+mod proxy;
+mod switchboard;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+
+pub use self::switchboard::{Routing, Seen, Switchboard, SwitchboardError};
+
+/// How a front door is set up.
+#[derive(Clone, Debug)]
+pub struct FrontConfig {
+    /// Where clients come in.
+    pub listen: SocketAddr,
+    /// Where operators come in. Never public: who reaches it moves the traffic.
+    pub operations_listen: SocketAddr,
+    /// Where the routing is kept, so that the next life of the door begins where this one ended.
+    pub state: PathBuf,
+    /// The longest that a request waits while the door is held, or while nobody of its color can be reached.
+    pub patience: Duration,
+}
+
+/// Why a front door does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    /// A port cannot be opened.
+    #[error("cannot listen on {address}; is another process there?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The routing cannot be kept.
+    #[error(transparent)]
+    Switchboard(#[from] SwitchboardError),
+}
+
+/// A front door that is open. Dropping it closes it.
+#[derive(Debug)]
+pub struct Front {
+    switchboard: Arc<Switchboard>,
+    address: SocketAddr,
+    operations: SocketAddr,
+    tasks: [JoinHandle<()>; 2],
+}
+
+// === impl Front ===
+
+impl Front {
+    /// Opens the door. `first` is where the colors are if this is the door's first life; otherwise it is what the file says.
+    ///
+    /// # Errors
+    /// See [`FrontError`].
+    pub async fn open(config: FrontConfig, first: Routing) -> Result<Self, FrontError> {
+        let switchboard = Arc::new(Switchboard::open(config.state, first).await?);
+        let bind = async |address| {
+            let bound = TcpListener::bind(address).await;
+            let bound = bound.and_then(|socket| Ok((socket.local_addr()?, socket)));
+            bound.map_err(|source| FrontError::Listen { address, source })
+        };
+        let (address, clients) = bind(config.listen).await?;
+        let (operations, operators) = bind(config.operations_listen).await?;
+        let tasks = [
+            tokio::spawn(proxy::serve(clients, switchboard.clone(), config.patience)),
+            tokio::spawn(operations::serve(operators, switchboard.clone())),
+        ];
+        Ok(Self { switchboard, address, operations, tasks })
+    }
+
+    /// Where clients come in.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where operators come in.
+    pub fn operations_address(&self) -> SocketAddr {
+        self.operations
+    }
+
+    /// What decides where requests go.
+    pub fn switchboard(&self) -> &Switchboard {
+        &self.switchboard
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}

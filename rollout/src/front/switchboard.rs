@@ -1,0 +1,326 @@
+//! Which color is live, where both are, and what is in flight to each: one value in one watch channel, so that letting a
+//! request in and switching are one after the other, and "switched and empty" is one observation.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bg_runtime::Color;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+
+/// Where requests go. This is what the door remembers from one life to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Routing {
+    /// The color that answers whoever names none.
+    pub live: Color,
+    /// Where blue is, if there is one.
+    pub blue: Option<SocketAddr>,
+    /// Where green is, if there is one.
+    pub green: Option<SocketAddr>,
+}
+
+/// The switchboard at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
+    /// Where requests go.
+    #[serde(flatten)]
+    pub routing: Routing,
+    /// Whether new requests wait.
+    pub held: bool,
+    /// Requests whose answers have not left whole: blue's and green's.
+    pub in_flight: InFlight,
+}
+
+/// Requests in flight to each color. Streams count as long as they are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InFlight {
+    /// To blue.
+    pub blue: usize,
+    /// To green.
+    pub green: usize,
+}
+
+/// Why the routing was not changed. It is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchboardError {
+    /// It cannot be read or written.
+    #[error("the routing cannot be kept in {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It was written by somebody else.
+    #[error("{} is not a routing; remove it to begin anew", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Nobody would answer.
+    #[error("nobody is known to be {0}: say first where it is")]
+    Nowhere(Color),
+}
+
+/// A request that was let in. Dropping it is its end.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    switchboard: Arc<Switchboard>,
+    /// Whose it is.
+    pub(crate) color: Color,
+    /// Where that color is.
+    pub(crate) address: SocketAddr,
+}
+
+/// Decides where requests go.
+#[derive(Debug)]
+pub struct Switchboard {
+    seen: watch::Sender<Seen>,
+    file: PathBuf,
+    /// Changes are made one after the other. Requests do not wait for it.
+    changing: Mutex<()>,
+}
+
+// === impl Routing ===
+
+impl Routing {
+    /// Where a color is.
+    pub fn address(&self, color: Color) -> Option<SocketAddr> {
+        match color {
+            Color::Blue => self.blue,
+            Color::Green => self.green,
+        }
+    }
+
+    fn address_mut(&mut self, color: Color) -> &mut Option<SocketAddr> {
+        match color {
+            Color::Blue => &mut self.blue,
+            Color::Green => &mut self.green,
+        }
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// To one color.
+    pub fn to(&self, color: Color) -> usize {
+        match color {
+            Color::Blue => self.blue,
+            Color::Green => self.green,
+        }
+    }
+
+    fn to_mut(&mut self, color: Color) -> &mut usize {
+        match color {
+            Color::Blue => &mut self.blue,
+            Color::Green => &mut self.green,
+        }
+    }
+}
+
+// === impl Switchboard ===
+
+impl Switchboard {
+    /// With the routing that the file says, or with `first`, which is then written.
+    pub(crate) async fn open(file: PathBuf, first: Routing) -> Result<Self, SwitchboardError> {
+        let routing = match tokio::fs::read(&file).await {
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|source| SwitchboardError::Unreadable { path: file.clone(), source })?
+            }
+            Err(absent) if absent.kind() == io::ErrorKind::NotFound => first,
+            Err(source) => return Err(SwitchboardError::File { path: file, source }),
+        };
+        let seen = watch::Sender::new(Seen { routing, held: false, in_flight: InFlight::default() });
+        let switchboard = Self { seen, file, changing: Mutex::default() };
+        keep(&switchboard.file, &routing).await?;
+        Ok(switchboard)
+    }
+
+    /// The switchboard now.
+    pub fn seen(&self) -> Seen {
+        *self.seen.borrow()
+    }
+
+    /// Lets a request in: to the color it names, else to the live one. A held door lets it wait, `patience` at most.
+    pub(crate) async fn enter(self: &Arc<Self>, named: Option<Color>, patience: Duration) -> Option<Claim> {
+        if self.seen.borrow().held && named.is_none() {
+            let mut seen = self.seen.subscribe();
+            // Held for longer than that is not held: a client that waits in vain is worse off than one that is answered.
+            let _ = tokio::time::timeout(patience, seen.wait_for(|seen| !seen.held)).await;
+        }
+        let mut claim = None;
+        self.seen.send_if_modified(|seen| {
+            let color = named.unwrap_or(seen.routing.live);
+            if let Some(address) = seen.routing.address(color) {
+                *seen.in_flight.to_mut(color) += 1;
+                claim = Some(Claim { switchboard: self.clone(), color, address });
+            }
+            false
+        });
+        claim
+    }
+
+    /// Makes a color the live one. When it returns, every new request goes there, in this life of the door and the next.
+    ///
+    /// # Errors
+    /// See [`SwitchboardError`]; the other color is live then as before.
+    pub async fn switch(&self, to: Color) -> Result<Seen, SwitchboardError> {
+        self.change(|routing| {
+            routing.address(to).ok_or(SwitchboardError::Nowhere(to))?;
+            routing.live = to;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Says where a color is from now on; `None` is nowhere, which the live color cannot be.
+    ///
+    /// # Errors
+    /// See [`SwitchboardError`].
+    pub async fn place(&self, color: Color, address: Option<SocketAddr>) -> Result<Seen, SwitchboardError> {
+        self.change(|routing| {
+            if address.is_none() && routing.live == color {
+                return Err(SwitchboardError::Nowhere(color));
+            }
+            *routing.address_mut(color) = address;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets new requests wait until [`release`](Self::release), each for as long as it has patience.
+    pub fn hold(&self) -> Seen {
+        self.seen.send_modify(|seen| seen.held = true);
+        self.seen()
+    }
+
+    /// Lets those go that wait.
+    pub fn release(&self) -> Seen {
+        self.seen.send_modify(|seen| seen.held = false);
+        self.seen()
+    }
+
+    /// Waits until nothing is in flight to a color.
+    pub async fn drained(&self, color: Color) {
+        let mut seen = self.seen.subscribe();
+        // The sender is in self.
+        let _ = seen.wait_for(|seen| seen.in_flight.to(color) == 0).await;
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut Routing) -> Result<(), SwitchboardError>) -> Result<Seen, SwitchboardError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let before = self.seen().routing;
+        let mut routing = before;
+        change(&mut routing)?;
+        if routing != before {
+            // Written first: a door that dies in between comes back as it was told to be.
+            keep(&self.file, &routing).await?;
+            self.seen.send_modify(|seen| seen.routing = routing);
+            tracing::info!(live = %routing.live, blue = ?routing.blue, green = ?routing.green, "{} is live, was {}", routing.live, before.live);
+        }
+        Ok(self.seen())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.switchboard.seen.send_if_modified(|seen| {
+            *seen.in_flight.to_mut(self.color) -= 1;
+            // Nobody waits for less than nothing in flight.
+            seen.in_flight.to(self.color) == 0
+        });
+    }
+}
+
+/// Writes the routing so that whoever reads it finds this one or the one before, and nothing between.
+async fn keep(file: &Path, routing: &Routing) -> Result<(), SwitchboardError> {
+    let text = serde_json::to_vec(routing).expect("a routing serializes");
+    let new = file.with_extension("new");
+    let write = async {
+        tokio::fs::write(&new, text).await?;
+        tokio::fs::File::open(&new).await?.sync_all().await?;
+        tokio::fs::rename(&new, file).await
+    };
+    write.await.map_err(|source| SwitchboardError::File { path: file.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str) -> PathBuf {
+        let unique = format!("front-{name}-{}.json", std::process::id());
+        let file = std::env::temp_dir().join(unique);
+        let _ = std::fs::remove_file(&file);
+        file
+    }
+
+    fn routing() -> Routing {
+        let at = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        Routing { live: Color::Blue, blue: at(1), green: at(2) }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_request_goes_where_it_was_let_in_and_the_next_one_where_the_door_was_switched() {
+        let board = Arc::new(Switchboard::open(file("switch"), routing()).await.unwrap());
+        let old = board.enter(None, LONG).await.unwrap();
+        assert_eq!(board.switch(Color::Green).await.unwrap().in_flight, InFlight { blue: 1, green: 0 });
+        let new = board.enter(None, LONG).await.unwrap();
+        assert_eq!((old.color, new.color), (Color::Blue, Color::Green));
+        assert_eq!(board.enter(Some(Color::Blue), LONG).await.unwrap().color, Color::Blue);
+        let drained = tokio::spawn({
+            let board = board.clone();
+            async move { board.drained(Color::Blue).await }
+        });
+        drop(old);
+        drained.await.unwrap();
+        assert_eq!(board.seen().in_flight, InFlight { blue: 0, green: 1 });
+    }
+
+    #[tokio::test]
+    async fn the_next_life_begins_where_this_one_ended() {
+        let file = file("life");
+        let board = Switchboard::open(file.clone(), routing()).await.unwrap();
+        board.switch(Color::Green).await.unwrap();
+        board.place(Color::Blue, None).await.unwrap();
+        assert!(matches!(board.switch(Color::Blue).await, Err(SwitchboardError::Nowhere(Color::Blue))));
+        assert!(matches!(board.place(Color::Green, None).await, Err(SwitchboardError::Nowhere(Color::Green))));
+        let routing = Switchboard::open(file.clone(), routing()).await.unwrap().seen().routing;
+        assert_eq!((routing.live, routing.blue), (Color::Green, None));
+        std::fs::write(&file, "{").unwrap();
+        assert!(matches!(Switchboard::open(file, routing).await, Err(SwitchboardError::Unreadable { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_request_waits_and_not_for_ever() {
+        let board = Arc::new(Switchboard::open(file("hold"), routing()).await.unwrap());
+        board.hold();
+        let begun = tokio::time::Instant::now();
+        let entered = tokio::join!(board.enter(None, LONG), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            board.switch(Color::Green).await.unwrap();
+            board.release();
+        });
+        assert_eq!(entered.0.unwrap().color, Color::Green);
+        assert!(begun.elapsed() < LONG);
+        board.hold();
+        let begun = tokio::time::Instant::now();
+        assert!(board.enter(None, LONG).await.is_some());
+        assert_eq!(begun.elapsed(), LONG);
+        // Whoever names a color tests it, and does not wait for the others.
+        assert!(board.enter(Some(Color::Blue), LONG).await.is_some());
+        assert_eq!(begun.elapsed(), LONG);
+    }
+}
