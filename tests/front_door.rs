@@ -4,6 +4,7 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,7 +18,10 @@ use tests::{
     postgres::DataDir,
     server::{Server, binary},
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -32,33 +36,35 @@ struct Door {
 impl Door {
     /// Opens it before these two, or with the routing that it was left with.
     async fn open(data: &DataDir, at: Option<(SocketAddr, SocketAddr)>, colors: Option<(&Server, &Server)>) -> Self {
-        let (address, operations) = at.unwrap_or_else(|| (free(), free()));
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (address, operations) = at.unwrap_or((free, free));
         let state = data.path().join("front.json");
         let mut command = Command::new(binary("rollout"));
-        command.env_clear().kill_on_drop(true).arg("front").arg("--state").arg(&state);
+        command.env_clear().kill_on_drop(true).stderr(Stdio::piped()).arg("front").arg("--state").arg(&state);
         command.args(["--listen", &address.to_string(), "--operations-listen", &operations.to_string()]);
         if let Some((blue, green)) = colors {
             command.args(["--blue", &blue.address().to_string(), "--green", &green.address().to_string()]);
         }
-        let process = command.stderr(std::process::Stdio::null()).spawn().expect("the door starts");
-        let begun = Instant::now();
-        while tokio::net::TcpStream::connect(operations).await.is_err() {
-            assert!(begun.elapsed() < LONG, "the door does not open");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Self { process, address, operations, state }
+        let mut process = command.spawn().expect("the door starts");
+        let mut lines = BufReader::new(process.stderr.take().expect("stderr is piped")).lines();
+        let opened = async {
+            while let Some(line) = lines.next_line().await.expect("a log is text") {
+                if let Some((_, rest)) = line.split_once("listens on http://") {
+                    let addresses = rest.split(", operations on http://").map(str::parse);
+                    return addresses.collect::<Result<Vec<SocketAddr>, _>>().expect("it logs addresses");
+                }
+            }
+            panic!("the door does not open")
+        };
+        let opened = tokio::time::timeout(LONG, opened).await.expect("the door opens");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { process, address: opened[0], operations: opened[1], state }
     }
 
     async fn switch(&self, color: &str) {
         let answer = post(self.operations, &format!("/live/{color}")).await;
         assert_eq!((answer.status, &answer.json()["live"]), (200, &json!(color)), "{}", answer.body);
     }
-}
-
-/// A port that was free a moment ago: a door that is opened again opens where it was.
-fn free() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("a bound socket has an address")
 }
 
 async fn start(data: &DataDir, color: &str) -> Server {
