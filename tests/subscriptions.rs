@@ -30,9 +30,7 @@ impl Session {
     }
 
     async fn ask(&mut self, method: &str, params: Value) -> Value {
-        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
-        self.requests.send_message(&message, &format!("mcp-session-id: {}\r\n", self.id)).await;
-        self.requests.answer().await.json()
+        self.requests.ask(method, &params, &format!("mcp-session-id: {}\r\n", self.id)).await.json()
     }
 
     async fn call(&mut self, tool: &str) -> Value {

@@ -210,7 +210,7 @@ impl Door {
         if !stateless && lean::unknown_session(&self.server, &parts.headers, principal, id).await.is_some() {
             return None;
         }
-        let session = parts.headers.get(SESSION_ID).filter(|_| !stateless).and_then(|session| session.to_str().ok());
+        let session = lean::session_id(&parts.headers).filter(|_| !stateless);
         let arguments = params.arguments.map(RawValue::get);
         let conversation = Named::of(params.meta, arguments, session, principal)?;
         let place = match pins.place(&conversation.key, pinning).await {
@@ -333,7 +333,7 @@ impl Door {
             return self.served.stream(parts).await;
         }
         if named && !self.served.is_served(&parts.headers).await {
-            if let Some(session) = parts.headers.get(SESSION_ID).and_then(|session| session.to_str().ok()) {
+            if let Some(session) = lean::session_id(&parts.headers) {
                 self.server.sessions.close(session).await;
             }
             return accepted();

@@ -39,6 +39,11 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// Room for an ordinary tool's answer. Growing a buffer copies what is in it, and a page of appointments is about 5 KB.
 const ANSWER_CAPACITY: usize = 8 * 1024;
 
+/// The session that a request names. From 2026-07-28 on it means nothing.
+pub(super) fn session_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(SESSION_ID)?.to_str().ok()
+}
+
 /// How long an answer waits for what its conversation keeps of it. Shorter than the close of a process that is cut.
 const REMEMBERED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -244,7 +249,7 @@ async fn call(
     if route.needs_peer || !arguments.starts_with('{') {
         return Lean::Elsewhere;
     }
-    let session = headers.get(SESSION_ID).filter(|_| era == Era::Handshake).and_then(|session| session.to_str().ok());
+    let session = session_id(headers).filter(|_| era == Era::Handshake);
     let call = Call {
         tool: name,
         arguments,

@@ -114,7 +114,7 @@ impl ServerHandler for Protocol {
             principal: &principal,
             release: &server.release,
             request_states: &server.request_states,
-            session: headers.get(lean::SESSION_ID).filter(|_| !is_stateless).and_then(|session| session.to_str().ok()),
+            session: lean::session_id(&headers).filter(|_| !is_stateless),
             takes_handle: route.takes_handle,
             named: OnceLock::new(),
             begun: OnceLock::new(),
@@ -379,7 +379,7 @@ fn of<T>(context: &RequestContext<RoleServer>, part: impl FnOnce(&http::request:
 /// The session that a request names.
 fn session_id(extensions: &Extensions) -> Option<String> {
     let parts = extensions.get::<http::request::Parts>()?;
-    Some(parts.headers.get(lean::SESSION_ID)?.to_str().ok()?.to_owned())
+    lean::session_id(&parts.headers).map(str::to_owned)
 }
 
 /// Lists fit in one page, so no cursor was ever given out.

@@ -30,7 +30,7 @@ use super::{
     Server,
     door::{self, is_stream},
     envelope::{self, Envelope},
-    lean::SESSION_ID,
+    lean::{self, SESSION_ID},
     protocol::Protocol,
 };
 use crate::{
@@ -87,7 +87,7 @@ impl Served {
 
     /// Whether rmcp has a service running for the session that the request names.
     pub(crate) async fn is_served(&self, headers: &HeaderMap) -> bool {
-        let Some(session) = headers.get(SESSION_ID).and_then(|session| session.to_str().ok()) else { return false };
+        let Some(session) = lean::session_id(headers) else { return false };
         matches!(self.manager.has_session(&session.to_owned().into()).await, Ok(true))
     }
 
