@@ -40,7 +40,7 @@ impl Door {
         let (address, operations) = at.unwrap_or((free, free));
         let state = data.path().join("front.json");
         let mut command = Command::new(binary("rollout"));
-        command.env_clear().kill_on_drop(true).stderr(Stdio::piped()).arg("front").arg("--state").arg(&state);
+        command.env_clear().kill_on_drop(true).stderr(Stdio::piped()).arg("front").arg("--routing").arg(&state);
         command.args(["--listen", &address.to_string(), "--operations-listen", &operations.to_string()]);
         if let Some((blue, green)) = colors {
             command.args(["--blue", &blue.address().to_string(), "--green", &green.address().to_string()]);
@@ -63,7 +63,12 @@ impl Door {
 
     async fn switch(&self, color: &str) {
         let answer = post(self.operations, &format!("/live/{color}")).await;
-        assert_eq!((answer.status, &answer.json()["live"]), (200, &json!(color)), "{}", answer.body);
+        assert_eq!(
+            (answer.status, &answer.json()["greenPercent"]),
+            (200, &json!(if color == "green" { 100 } else { 0 })),
+            "{}",
+            answer.body
+        );
     }
 }
 
@@ -118,7 +123,7 @@ async fn a_hundred_switches_under_load_lose_nothing_and_each_takes_effect_before
         client.await.expect("every call was answered");
     }
     let routing: Value = get(door.operations, "/routing").await.json();
-    assert_eq!((&routing["live"], &routing["inFlight"]["blue"]), (&json!("blue"), &json!(1)), "the stream: {routing}");
+    assert_eq!((&routing["greenPercent"], &routing["inFlight"]["blue"]), (&json!(0), &json!(1)), "the stream: {routing}");
     // It ends with its color, and not before.
     blue.signal("TERM");
     tokio::time::timeout(LONG, stream.read_until("retry: 250")).await.expect("the stream ends cleanly");

@@ -6,6 +6,8 @@ pub mod chaos;
 pub mod front;
 #[path = "support/http.rs"]
 pub mod http;
+#[path = "support/load.rs"]
+pub mod load;
 #[path = "support/node.rs"]
 pub mod node;
 #[path = "support/postgres.rs"]

@@ -9,7 +9,7 @@
 //! operator ── operations ── switchboard.switch(green) ── routing.json
 //! ```
 
-mod operations;
+pub(crate) mod operations;
 mod proxy;
 mod switchboard;
 
@@ -17,7 +17,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 
-pub use self::switchboard::{Routing, Seen, Switchboard, SwitchboardError};
+pub use self::switchboard::{InFlight, Routing, Seen, Switchboard, SwitchboardError};
 
 /// How a front door is set up.
 #[derive(Clone, Debug)]
@@ -65,7 +65,16 @@ impl Front {
     /// # Errors
     /// See [`FrontError`].
     pub async fn open(config: FrontConfig, first: Routing) -> Result<Self, FrontError> {
-        let switchboard = Arc::new(Switchboard::open(config.state, first).await?);
+        let switchboard = Arc::new(Switchboard::open(config.state.clone(), first).await?);
+        Self::open_with(config, switchboard, axum::Router::new()).await
+    }
+
+    /// Opens it with further doors for operators.
+    pub(crate) async fn open_with(
+        config: FrontConfig,
+        switchboard: Arc<Switchboard>,
+        doors: axum::Router,
+    ) -> Result<Self, FrontError> {
         let bind = async |address| {
             let bound = TcpListener::bind(address).await;
             let bound = bound.and_then(|socket| Ok((socket.local_addr()?, socket)));
@@ -75,7 +84,7 @@ impl Front {
         let (operations, operators) = bind(config.operations_listen).await?;
         let tasks = [
             tokio::spawn(proxy::serve(clients, switchboard.clone(), config.patience)),
-            tokio::spawn(operations::serve(operators, switchboard.clone())),
+            tokio::spawn(operations::serve(operators, operations::router(switchboard.clone()).merge(doors))),
         ];
         Ok(Self { switchboard, address, operations, tasks })
     }

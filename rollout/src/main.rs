@@ -1,86 +1,83 @@
-//! `rollout`: what an operator types. So far: the front door of the local platform.
+//! `rollout`: what an operator types. The table of contents.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+mod command;
 
-use anyhow::Context;
-use bg_runtime::Color;
-use clap::{Args, Parser, Subcommand};
-use rollout::front::{Front, FrontConfig, Routing};
+use std::{process::ExitCode, time::Instant};
 
-/// Moves the traffic between two colors.
+use clap::{Parser, Subcommand};
+
+/// Ships a build as the idle color, proves it, moves all traffic to it in an instant, watches, and goes back by itself when it
+/// is worse.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 2 it was told something that cannot be, 70 it could not start.")]
+#[command(
+    version,
+    after_help = "\
+On this machine:   rollout local up target/debug/mcp-server
+                   rollout deploy target/debug/mcp-server --env RELEASE_VERSION=2.0.0
+                   rollout rollback
+
+Exit codes: 0 done; 1 it failed, and the color that was live never stopped serving; 2 wrong usage; 3 rolled back; 4 refused,
+nothing was begun; 69 the platform or the journal cannot be reached; 75 somebody else is at it; 130 interrupted, and the same
+command goes on with it."
+)]
 struct Arguments {
+    #[command(flatten)]
+    common: command::Common,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Open one address in front of two colors, of which one is live.
-    Front(FrontArguments),
-}
-
-/// `front`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Switch:            curl -X POST http://127.0.0.1:3080/live/green
-Test the idle one: curl -H 'release-color: green' http://127.0.0.1:3000/health
-Look:              curl http://127.0.0.1:3080/routing
-
-A door that is started again goes on with the routing in --state; --live, --blue and --green are for its first life.")]
-struct FrontArguments {
-    /// Where clients come in.
-    #[arg(long, default_value = "127.0.0.1:3000")]
-    listen: SocketAddr,
-    /// Where operators come in. Who reaches it moves the traffic.
-    #[arg(long, default_value = "127.0.0.1:3080")]
-    operations_listen: SocketAddr,
-    /// Where the routing is kept.
-    #[arg(long, value_name = "FILE", default_value = "front.json")]
-    state: PathBuf,
-    /// The color that answers whoever names none.
-    #[arg(long, default_value = "blue")]
-    live: Color,
-    /// Where blue is.
-    #[arg(long, value_name = "ADDRESS")]
-    blue: Option<SocketAddr>,
-    /// Where green is.
-    #[arg(long, value_name = "ADDRESS")]
-    green: Option<SocketAddr>,
-    /// The longest that a request waits while the door is held, or while nobody can be reached, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 5000)]
-    patience: u64,
+    /// What is live, what runs, who is at it. The place to begin at three in the morning.
+    Status,
+    /// What a deploy would do, and what stands in its way. Changes nothing.
+    Plan(command::Deploy),
+    /// Run a build as the idle color, prove it, switch, watch, and go back if it is worse. Goes on where it was stopped.
+    Deploy(command::Deploy),
+    /// Ask the idle color what clients ask, directly.
+    Smoke(command::AskGate),
+    /// Ask one gate of a deploy by itself.
+    Gate(command::AskNamedGate),
+    /// Let all traffic go to the other color, which is there already.
+    Switch(command::Switch),
+    /// Let all traffic go back to the color before, whatever state everything is in, and whoever is at it.
+    Rollback(command::Rollback),
+    /// Stop the color that gets no traffic, once nothing holds on to it.
+    Retire(command::Retire),
+    /// End the rollout that is not finished: the traffic goes back, and what it started is stopped.
+    Abort(command::Rollback),
+    /// Say yes to the deploy that waits for a person.
+    Approve,
+    /// The last rollouts, and where their reports are.
+    History(command::History),
+    /// Take the lease away from a rollout that is stuck. It stops by itself when it notices.
+    Unlock,
+    /// The local platform: two colors as processes on this machine, behind one address.
+    Local(command::Local),
+    /// The front door alone: one address in front of two servers that you run yourself.
+    Front(command::Front),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Command::Front(arguments) = Arguments::parse().command;
-    match front(arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            tracing::error!("{failure:#}");
-            ExitCode::from(70)
-        }
+    let commanded = Instant::now();
+    let Arguments { common, command } = Arguments::parse();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(common.level(&command)).init();
+    match command {
+        Command::Status => command::status(common).await,
+        Command::Plan(deploy) => command::plan(common, deploy).await,
+        Command::Deploy(deploy) => command::deploy(common, deploy, commanded).await,
+        Command::Smoke(ask) => command::ask(common, rollout::gate::Gate::Smoke, ask).await,
+        Command::Gate(named) => command::ask(common, named.gate, named.ask).await,
+        Command::Switch(switch) => command::switch(common, switch, commanded).await,
+        Command::Rollback(back) => command::rollback(common, back, commanded, false).await,
+        Command::Retire(retire) => command::retire(common, retire, commanded).await,
+        Command::Abort(back) => command::rollback(common, back, commanded, true).await,
+        Command::Approve => command::approve(common).await,
+        Command::History(history) => command::history(common, history).await,
+        Command::Unlock => command::unlock(common).await,
+        Command::Local(local) => command::local(common, local).await,
+        Command::Front(front) => command::front(front).await,
     }
-}
-
-async fn front(arguments: FrontArguments) -> anyhow::Result<()> {
-    let config = FrontConfig {
-        listen: arguments.listen,
-        operations_listen: arguments.operations_listen,
-        state: arguments.state,
-        patience: Duration::from_millis(arguments.patience),
-    };
-    let first = Routing { live: arguments.live, blue: arguments.blue, green: arguments.green };
-    let front = Front::open(config, first).await?;
-    tracing::info!("the front door listens on http://{}, operations on http://{}", front.address(), front.operations_address());
-    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    let mut terminate = terminate.context("SIGTERM cannot be heard")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    Ok(())
 }

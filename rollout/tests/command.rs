@@ -19,14 +19,14 @@ fn a_door_that_cannot_open_says_why_and_ends() {
     let state = state.to_str().expect("a path of ours is text");
 
     std::fs::write(state, "{").expect("the temporary directory is writable");
-    let output = front(&["--listen", "127.0.0.1:0", "--state", state]);
+    let output = front(&["--listen", "127.0.0.1:0", "--routing", state]);
     assert_eq!(output.status.code(), Some(70));
     assert!(said(&output).contains("is not a routing; remove it to begin anew"), "{}", said(&output));
     std::fs::remove_file(state).expect("it was written above");
 
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = socket.local_addr().expect("a bound socket has an address").to_string();
-    let output = front(&["--listen", &taken, "--state", state]);
+    let output = front(&["--listen", &taken, "--routing", state]);
     drop(socket);
     assert_eq!(output.status.code(), Some(70));
     assert!(said(&output).contains(&format!("cannot listen on {taken}; is another process there?")), "{}", said(&output));

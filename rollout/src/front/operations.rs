@@ -2,16 +2,19 @@
 //!
 //! | | |
 //! |---|---|
-//! | `GET /routing` | which color is live, where both are, what is in flight |
+//! | `GET /routing` | what share goes to which color, where both are, what is in flight |
 //! | `POST /live/{color}` | switches; when it answers, every new request goes there |
-//! | `PUT /at/{color}` with `{"address": "127.0.0.1:3001"}` or `null` | says where a color is |
+//! | `PUT /share` with `{"greenPercent": 10}` | lets this many of a hundred requests go to green |
+//! | `PUT /at/{color}` with `{"addresses": ["127.0.0.1:3001"]}` | says where a color is |
 //! | `POST /hold`, `POST /release` | lets new requests wait, and go |
+//!
+//! What moves the traffic takes `epoch` (in the query, or in the body): a smaller one than the last is refused with 409.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -25,33 +28,54 @@ use super::switchboard::{Seen, Switchboard, SwitchboardError};
 
 type Board = State<Arc<Switchboard>>;
 
-pub(crate) async fn serve(socket: TcpListener, switchboard: Arc<Switchboard>) {
-    let router = Router::new()
+/// The doors, for whoever listens.
+pub(crate) fn router(switchboard: Arc<Switchboard>) -> Router {
+    Router::new()
         .route("/routing", get(async |State(board): Board| Json(board.seen())))
         .route("/live/{color}", post(switch))
+        .route("/share", put(share))
         .route("/at/{color}", put(place))
         .route("/hold", post(async |State(board): Board| Json(board.hold())))
         .route("/release", post(async |State(board): Board| Json(board.release())))
-        .with_state(switchboard);
+        .with_state(switchboard)
+}
+
+pub(crate) async fn serve(socket: TcpListener, router: Router) {
     // It ends with the door.
     let _ = axum::serve(socket, router).await;
 }
 
-async fn switch(State(board): Board, Path(color): Path<String>) -> Response {
+#[derive(Deserialize)]
+struct Epoch {
+    epoch: Option<i64>,
+}
+
+async fn switch(State(board): Board, Path(color): Path<String>, Query(Epoch { epoch }): Query<Epoch>) -> Response {
     match color.parse::<Color>() {
-        Ok(color) => answer(board.switch(color).await),
+        Ok(color) => answer(board.switch(color, epoch).await),
         Err(unknown) => refuse(StatusCode::BAD_REQUEST, &unknown.to_string()),
     }
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Share {
+    green_percent: u8,
+    epoch: Option<i64>,
+}
+
+async fn share(State(board): Board, Json(share): Json<Share>) -> Response {
+    answer(board.shift(share.green_percent, share.epoch).await)
+}
+
+#[derive(Deserialize)]
 struct Place {
-    address: Option<SocketAddr>,
+    addresses: Vec<SocketAddr>,
 }
 
 async fn place(State(board): Board, Path(color): Path<String>, Json(place): Json<Place>) -> Response {
     match color.parse::<Color>() {
-        Ok(color) => answer(board.place(color, place.address).await),
+        Ok(color) => answer(board.place(color, place.addresses).await),
         Err(unknown) => refuse(StatusCode::BAD_REQUEST, &unknown.to_string()),
     }
 }
@@ -59,7 +83,10 @@ async fn place(State(board): Board, Path(color): Path<String>, Json(place): Json
 fn answer(changed: Result<Seen, SwitchboardError>) -> Response {
     match changed {
         Ok(seen) => Json(seen).into_response(),
-        Err(refused @ SwitchboardError::Nowhere(_)) => refuse(StatusCode::CONFLICT, &refused.to_string()),
+        Err(refused @ (SwitchboardError::Nowhere(_) | SwitchboardError::Late { .. })) => {
+            refuse(StatusCode::CONFLICT, &refused.to_string())
+        }
+        Err(refused @ SwitchboardError::Share(_)) => refuse(StatusCode::BAD_REQUEST, &refused.to_string()),
         Err(failure) => {
             tracing::error!(error = %failure, "{failure}");
             refuse(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())
@@ -67,6 +94,6 @@ fn answer(changed: Result<Seen, SwitchboardError>) -> Response {
     }
 }
 
-fn refuse(status: StatusCode, words: &str) -> Response {
+pub(crate) fn refuse(status: StatusCode, words: &str) -> Response {
     (status, Json(json!({ "error": words }))).into_response()
 }

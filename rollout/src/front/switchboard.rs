@@ -14,19 +14,23 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 /// Where requests go. This is what the door remembers from one life to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Routing {
-    /// The color that answers whoever names none.
-    pub live: Color,
-    /// Where blue is, if there is one.
-    pub blue: Option<SocketAddr>,
-    /// Where green is, if there is one.
-    pub green: Option<SocketAddr>,
+    /// How many of a hundred requests that name no color go to green; the others go to blue. 0 and 100 are what a switch
+    /// makes, and what lies between is a step on the way.
+    pub green_percent: u8,
+    /// Where blue's replicas are.
+    pub blue: Vec<SocketAddr>,
+    /// Where green's replicas are.
+    pub green: Vec<SocketAddr>,
+    /// Of the last rollout that moved traffic. One that comes with a smaller number has lost its lease meanwhile.
+    #[serde(default)]
+    pub epoch: i64,
 }
 
 /// The switchboard at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seen {
     /// Where requests go.
@@ -39,7 +43,7 @@ pub struct Seen {
 }
 
 /// Requests in flight to each color. Streams count as long as they are open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
     /// To blue.
     pub blue: usize,
@@ -69,6 +73,17 @@ pub enum SwitchboardError {
     /// Nobody would answer.
     #[error("nobody is known to be {0}: say first where it is")]
     Nowhere(Color),
+    /// Another rollout moved the traffic since.
+    #[error("a later rollout moves the traffic (epoch {now}, yours is {yours})")]
+    Late {
+        /// The epoch that was named.
+        yours: i64,
+        /// The epoch of the last move.
+        now: i64,
+    },
+    /// There are a hundred in a hundred.
+    #[error("{0} is no share: say 0 to 100")]
+    Share(u8),
 }
 
 /// A request that was let in. Dropping it is its end.
@@ -88,24 +103,70 @@ pub struct Switchboard {
     file: PathBuf,
     /// Changes are made one after the other. Requests do not wait for it.
     changing: Mutex<()>,
+    /// Deals requests out: between the colors by weight, and among a color's replicas in turn.
+    deal: std::sync::Mutex<Deal>,
+}
+
+/// What has been dealt out so far.
+#[derive(Debug, Default)]
+struct Deal {
+    /// Hundredths that green is owed.
+    owed: u8,
+    turn: usize,
 }
 
 // === impl Routing ===
 
 impl Routing {
-    /// Where a color is.
-    pub fn address(&self, color: Color) -> Option<SocketAddr> {
-        match color {
-            Color::Blue => self.blue,
-            Color::Green => self.green,
+    /// The color that answers every request that names none; `None` while two do.
+    pub fn live(&self) -> Option<Color> {
+        match self.green_percent {
+            0 => Some(Color::Blue),
+            100 => Some(Color::Green),
+            _ => None,
         }
     }
 
-    fn address_mut(&mut self, color: Color) -> &mut Option<SocketAddr> {
+    /// How many of a hundred requests go to a color.
+    pub fn share(&self, color: Color) -> u8 {
+        match color {
+            Color::Blue => 100 - self.green_percent,
+            Color::Green => self.green_percent,
+        }
+    }
+
+    /// Where a color's replicas are.
+    pub fn addresses(&self, color: Color) -> &[SocketAddr] {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+
+    fn addresses_mut(&mut self, color: Color) -> &mut Vec<SocketAddr> {
         match color {
             Color::Blue => &mut self.blue,
             Color::Green => &mut self.green,
         }
+    }
+}
+
+// === impl Deal ===
+
+impl Deal {
+    /// The next request's color: `percent` of a hundred are green's, as evenly as can be.
+    fn color(&mut self, percent: u8) -> Color {
+        self.owed += percent;
+        if self.owed < 100 {
+            return Color::Blue;
+        }
+        self.owed -= 100;
+        Color::Green
+    }
+
+    fn replica(&mut self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+        self.turn = self.turn.wrapping_add(1);
+        addresses.get(self.turn.checked_rem(addresses.len())?).copied()
     }
 }
 
@@ -141,14 +202,15 @@ impl Switchboard {
             Err(source) => return Err(SwitchboardError::File { path: file, source }),
         };
         let seen = watch::Sender::new(Seen { routing, held: false, in_flight: InFlight::default() });
-        let switchboard = Self { seen, file, changing: Mutex::default() };
+        let switchboard = Self { seen, file, changing: Mutex::default(), deal: std::sync::Mutex::default() };
+        let routing = switchboard.seen().routing;
         keep(&switchboard.file, &routing).await?;
         Ok(switchboard)
     }
 
     /// The switchboard now.
     pub fn seen(&self) -> Seen {
-        *self.seen.borrow()
+        self.seen.borrow().clone()
     }
 
     /// Lets a request in: to the color it names, else to the live one. A held door lets it wait, `patience` at most.
@@ -160,8 +222,9 @@ impl Switchboard {
         }
         let mut claim = None;
         self.seen.send_if_modified(|seen| {
-            let color = named.unwrap_or(seen.routing.live);
-            if let Some(address) = seen.routing.address(color) {
+            let mut deal = self.deal.lock().expect("nobody panics while dealing");
+            let color = named.unwrap_or_else(|| deal.color(seen.routing.green_percent));
+            if let Some(address) = deal.replica(seen.routing.addresses(color)) {
                 *seen.in_flight.to_mut(color) += 1;
                 claim = Some(Claim { switchboard: self.clone(), color, address });
             }
@@ -174,25 +237,46 @@ impl Switchboard {
     ///
     /// # Errors
     /// See [`SwitchboardError`]; the other color is live then as before.
-    pub async fn switch(&self, to: Color) -> Result<Seen, SwitchboardError> {
+    pub async fn switch(&self, to: Color, epoch: Option<i64>) -> Result<Seen, SwitchboardError> {
+        self.shift(if to == Color::Green { 100 } else { 0 }, epoch).await
+    }
+
+    /// Lets this many of a hundred requests go to green. `epoch` is that of the rollout that asks; a person needs none.
+    ///
+    /// # Errors
+    /// See [`SwitchboardError`]; the traffic goes then where it went.
+    pub async fn shift(&self, green_percent: u8, epoch: Option<i64>) -> Result<Seen, SwitchboardError> {
+        if green_percent > 100 {
+            return Err(SwitchboardError::Share(green_percent));
+        }
         self.change(|routing| {
-            routing.address(to).ok_or(SwitchboardError::Nowhere(to))?;
-            routing.live = to;
+            if let Some(yours) = epoch {
+                if yours < routing.epoch {
+                    return Err(SwitchboardError::Late { yours, now: routing.epoch });
+                }
+                routing.epoch = yours;
+            }
+            routing.green_percent = green_percent;
+            for color in [Color::Blue, Color::Green] {
+                if routing.share(color) > 0 && routing.addresses(color).is_empty() {
+                    return Err(SwitchboardError::Nowhere(color));
+                }
+            }
             Ok(())
         })
         .await
     }
 
-    /// Says where a color is from now on; `None` is nowhere, which the live color cannot be.
+    /// Says where a color's replicas are from now on. A color that gets traffic is somewhere.
     ///
     /// # Errors
     /// See [`SwitchboardError`].
-    pub async fn place(&self, color: Color, address: Option<SocketAddr>) -> Result<Seen, SwitchboardError> {
+    pub async fn place(&self, color: Color, addresses: Vec<SocketAddr>) -> Result<Seen, SwitchboardError> {
         self.change(|routing| {
-            if address.is_none() && routing.live == color {
+            if addresses.is_empty() && routing.share(color) > 0 && !routing.addresses(color).is_empty() {
                 return Err(SwitchboardError::Nowhere(color));
             }
-            *routing.address_mut(color) = address;
+            *routing.addresses_mut(color) = addresses;
             Ok(())
         })
         .await
@@ -220,13 +304,16 @@ impl Switchboard {
     async fn change(&self, change: impl FnOnce(&mut Routing) -> Result<(), SwitchboardError>) -> Result<Seen, SwitchboardError> {
         let _one_at_a_time = self.changing.lock().await;
         let before = self.seen().routing;
-        let mut routing = before;
+        let mut routing = before.clone();
         change(&mut routing)?;
         if routing != before {
             // Written first: a door that dies in between comes back as it was told to be.
             keep(&self.file, &routing).await?;
+            let moved = routing.green_percent != before.green_percent;
+            if moved {
+                tracing::info!("{} of a hundred requests go to green, it was {}", routing.green_percent, before.green_percent);
+            }
             self.seen.send_modify(|seen| seen.routing = routing);
-            tracing::info!(live = %routing.live, blue = ?routing.blue, green = ?routing.green, "{} is live, was {}", routing.live, before.live);
         }
         Ok(self.seen())
     }
@@ -266,8 +353,8 @@ mod tests {
     }
 
     fn routing() -> Routing {
-        let at = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
-        Routing { live: Color::Blue, blue: at(1), green: at(2) }
+        let at = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        Routing { green_percent: 0, blue: at(1), green: at(2), epoch: 0 }
     }
 
     const LONG: Duration = Duration::from_secs(20);
@@ -276,7 +363,7 @@ mod tests {
     async fn a_request_goes_where_it_was_let_in_and_the_next_one_where_the_door_was_switched() {
         let board = Arc::new(Switchboard::open(file("switch"), routing()).await.unwrap());
         let old = board.enter(None, LONG).await.unwrap();
-        assert_eq!(board.switch(Color::Green).await.unwrap().in_flight, InFlight { blue: 1, green: 0 });
+        assert_eq!(board.switch(Color::Green, None).await.unwrap().in_flight, InFlight { blue: 1, green: 0 });
         let new = board.enter(None, LONG).await.unwrap();
         assert_eq!((old.color, new.color), (Color::Blue, Color::Green));
         assert_eq!(board.enter(Some(Color::Blue), LONG).await.unwrap().color, Color::Blue);
@@ -293,14 +380,34 @@ mod tests {
     async fn the_next_life_begins_where_this_one_ended() {
         let file = file("life");
         let board = Switchboard::open(file.clone(), routing()).await.unwrap();
-        board.switch(Color::Green).await.unwrap();
-        board.place(Color::Blue, None).await.unwrap();
-        assert!(matches!(board.switch(Color::Blue).await, Err(SwitchboardError::Nowhere(Color::Blue))));
-        assert!(matches!(board.place(Color::Green, None).await, Err(SwitchboardError::Nowhere(Color::Green))));
+        board.switch(Color::Green, None).await.unwrap();
+        board.place(Color::Blue, vec![]).await.unwrap();
+        assert!(matches!(board.switch(Color::Blue, None).await, Err(SwitchboardError::Nowhere(Color::Blue))));
+        assert!(matches!(board.place(Color::Green, vec![]).await, Err(SwitchboardError::Nowhere(Color::Green))));
         let routing = Switchboard::open(file.clone(), routing()).await.unwrap().seen().routing;
-        assert_eq!((routing.live, routing.blue), (Color::Green, None));
+        assert_eq!((routing.live(), &*routing.blue), (Some(Color::Green), &[][..]));
         std::fs::write(&file, "{").unwrap();
         assert!(matches!(Switchboard::open(file, routing).await, Err(SwitchboardError::Unreadable { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_share_is_dealt_out_evenly_and_a_late_rollout_is_refused() {
+        let board = Arc::new(Switchboard::open(file("share"), routing()).await.unwrap());
+        board.shift(10, Some(7)).await.unwrap();
+        let mut of_ten = [0; 10];
+        for turn in 0..100 {
+            of_ten[turn / 10] += usize::from(board.enter(None, LONG).await.unwrap().color == Color::Green);
+        }
+        assert_eq!(of_ten, [1; 10]);
+        assert!(matches!(board.switch(Color::Blue, Some(6)).await, Err(SwitchboardError::Late { yours: 6, now: 7 })));
+        assert!(matches!(board.shift(101, None).await, Err(SwitchboardError::Share(101))));
+        assert_eq!(board.seen().routing.green_percent, 10);
+        // A color's replicas take turns.
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        board.place(Color::Blue, vec![at(1), at(3)]).await.unwrap();
+        board.switch(Color::Blue, Some(7)).await.unwrap();
+        let (one, other) = (board.enter(None, LONG).await.unwrap().address, board.enter(None, LONG).await.unwrap().address);
+        assert_ne!(one, other);
     }
 
     #[tokio::test(start_paused = true)]
@@ -310,7 +417,7 @@ mod tests {
         let begun = tokio::time::Instant::now();
         let entered = tokio::join!(board.enter(None, LONG), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            board.switch(Color::Green).await.unwrap();
+            board.switch(Color::Green, None).await.unwrap();
             board.release();
         });
         assert_eq!(entered.0.unwrap().color, Color::Green);

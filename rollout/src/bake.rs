@@ -1,0 +1,152 @@
+//! The bake: traffic goes to the new color, and everything that could say that it is worse is asked until the time is over.
+//! The comparison of both colors, people and systems that send an alert, and questions put to Prometheus.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    compare::{self, Comparison, Observed, Verdict},
+    http::Http,
+    record::Done,
+};
+
+/// What is asked in a bake.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// Where an Alertmanager, or anybody, may POST that something is wrong.
+    pub alert_listen: Option<SocketAddr>,
+    /// A Prometheus, as `http://host:port`.
+    pub prometheus: Option<String>,
+    /// What it is asked: an answer with any sample whose value is not 0 is a reason to go back.
+    pub queries: Vec<String>,
+    /// What worse means.
+    pub limits: compare::Limits,
+}
+
+/// Hears alerts for as long as it lives.
+#[derive(Debug)]
+pub struct Ear {
+    heard: watch::Receiver<Option<String>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+const PROMETHEUS_WITHIN: Duration = Duration::from_secs(5);
+
+// === impl Ear ===
+
+impl Ear {
+    /// Listens. `POST /alerts` takes Alertmanager's form (`status` is `firing`), or any JSON with a `reason`.
+    ///
+    /// # Errors
+    /// When the port cannot be had.
+    pub async fn open(address: SocketAddr) -> std::io::Result<Self> {
+        let socket = TcpListener::bind(address).await?;
+        let (tell, heard) = watch::channel(None);
+        let router = Router::new().route("/alerts", post(hear)).with_state(Arc::new(tell));
+        let task = tokio::spawn(async move {
+            let _ = axum::serve(socket, router).await;
+        });
+        Ok(Self { heard, task })
+    }
+
+    /// What was heard.
+    #[must_use]
+    pub fn heard(&self) -> Option<String> {
+        self.heard.borrow().clone()
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn hear(State(tell): State<Arc<watch::Sender<Option<String>>>>, Json(said): Json<Value>) -> StatusCode {
+    let reason = match said["status"].as_str() {
+        // Alertmanager also tells that it is over.
+        Some("resolved") => return StatusCode::NO_CONTENT,
+        Some("firing") => {
+            let alert = &said["alerts"][0];
+            let summary = [&alert["annotations"]["summary"], &alert["labels"]["alertname"], &said["commonLabels"]["alertname"]];
+            summary.into_iter().find_map(Value::as_str).unwrap_or("an alert").to_owned()
+        }
+        _ => match said["reason"].as_str() {
+            Some(reason) => reason.to_owned(),
+            None => return StatusCode::BAD_REQUEST,
+        },
+    };
+    tell.send_replace(Some(reason));
+    StatusCode::ACCEPTED
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Compares what both colors did.
+    #[must_use]
+    pub fn compare(&self, baseline: &Done, candidate: &Done) -> Comparison {
+        let observed = |done| -> Observed<'_> {
+            let done: &Done = done;
+            Observed { calls: &done.calls, panics: done.panics, cut: done.cut, waiting_samples: done.waiting }
+        };
+        compare::compare(&observed(baseline), &observed(candidate), &self.limits)
+    }
+
+    /// Asks Prometheus. What it says against the new color, if anything; that it cannot be asked is said, and is no verdict.
+    pub async fn ask_prometheus(&self, http: &Http) -> Option<String> {
+        let base = self.prometheus.as_ref()?.trim_end_matches('/');
+        for query in &self.queries {
+            let address = format!("{base}/api/v1/query?query={}", crate::http::encoded(query));
+            match http.get(&address, PROMETHEUS_WITHIN).await {
+                Ok(answer) if answer.status.is_success() => {
+                    let said = answer.json();
+                    let results = said["data"]["result"].as_array();
+                    let value = |sample: &Value| sample["value"][1].as_str().and_then(|value| value.parse::<f64>().ok());
+                    let bad = results.into_iter().flatten().filter_map(value).find(|value| *value != 0.0 && !value.is_nan());
+                    if let Some(value) = bad {
+                        return Some(format!("Prometheus answers {value} to `{query}`"));
+                    }
+                }
+                Ok(answer) => tracing::warn!("Prometheus answers {} to `{query}`: {}", answer.status, answer.text()),
+                Err(failure) => tracing::warn!("Prometheus cannot be asked: {}", crate::chain(&failure)),
+            }
+        }
+        None
+    }
+}
+
+/// How a bake goes.
+#[derive(Clone, Debug)]
+pub enum Going {
+    /// Go on.
+    Well(String),
+    /// Go back, for this reason.
+    Badly(String),
+    /// The time is over.
+    Over(Comparison),
+}
+
+/// Judges a bake at one moment: `begun` is its beginning, and it takes `lasts`.
+#[must_use]
+pub fn judge(comparison: Comparison, begun: Instant, lasts: Duration) -> Going {
+    if comparison.verdict == Verdict::Worse {
+        return Going::Badly(comparison.reasons.join("; "));
+    }
+    let left = lasts.saturating_sub(begun.elapsed());
+    if left.is_zero() {
+        return Going::Over(comparison);
+    }
+    let words = match comparison.verdict {
+        Verdict::TooFew => comparison.reasons.first().cloned().unwrap_or_default(),
+        _ => "alike so far".to_owned(),
+    };
+    Going::Well(format!("{:.0} s left, {words}", left.as_secs_f64().ceil()))
+}

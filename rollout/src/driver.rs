@@ -1,0 +1,199 @@
+//! What a platform can be told, and what can be seen of it: the same few words for this machine, Kubernetes and ECS.
+//!
+//! What must stay true: a driver acts and looks, and decides nothing. Whatever moves traffic carries the epoch of the lease
+//! under which it was decided, so that a rollout that lost its lease moves nothing.
+
+pub mod local;
+
+use std::{collections::BTreeMap, fmt};
+
+use bg_runtime::Color;
+use serde::{Deserialize, Serialize};
+
+use crate::http::{Http, HttpError};
+
+/// What is run: an image and what it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its name: a reference with a tag or a digest, or a program on the local platform.
+    pub name: String,
+    /// Variables that it gets beside those of the platform.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A platform at one moment.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observation {
+    /// How many of a hundred requests go to green.
+    pub green_percent: u8,
+    /// The epoch of the rollout that moved traffic last.
+    pub epoch: i64,
+    /// What runs as blue.
+    pub blue: Slot,
+    /// What runs as green.
+    pub green: Slot,
+}
+
+/// What runs as one color.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slot {
+    /// What is meant to run.
+    pub image: Option<Image>,
+    /// How many replicas are meant to run.
+    pub wanted: u32,
+    /// Those that run.
+    pub replicas: Vec<Replica>,
+    /// Why it does not come up, when the platform can tell: the last words of a process that crashed.
+    pub trouble: Option<String>,
+}
+
+/// One replica.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replica {
+    /// How the platform calls it.
+    pub name: String,
+    /// Where clients would come in, as `host:port`.
+    pub address: String,
+    /// Where operators come in, as `host:port`.
+    pub operations: String,
+    /// Whether it says that it is ready.
+    pub ready: bool,
+    /// The build that it says it is.
+    pub build: Option<String>,
+    /// Whether it is on its way out.
+    pub leaving: bool,
+}
+
+/// Why a platform did not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// It cannot be asked.
+    #[error("the platform cannot be asked{0}")]
+    Away(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+    /// A task could not be run.
+    #[error("{0} could not be run")]
+    Task(String, #[source] std::io::Error),
+}
+
+/// How a task ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Whether it did what it should.
+    pub success: bool,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+/// A platform.
+#[async_trait::async_trait]
+pub trait Driver: fmt::Debug + Send + Sync {
+    /// Its name: `local`, `kubernetes`, `ecs`.
+    fn platform(&self) -> &'static str;
+
+    /// Where clients come in, as `http://host:port`.
+    fn entrance(&self) -> String;
+
+    /// Looks.
+    async fn observe(&self) -> Result<Observation, DriverError>;
+
+    /// Lets this run as a color. What ran there before is stopped.
+    async fn run(&self, color: Color, image: &Image, replicas: u32, epoch: i64) -> Result<(), DriverError>;
+
+    /// Lets nothing run as a color. Replicas get the time they need to finish what is in flight.
+    async fn stop(&self, color: Color, epoch: i64) -> Result<(), DriverError>;
+
+    /// Lets this many of a hundred requests go to green. When it returns, no new request goes elsewhere.
+    async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError>;
+
+    /// Runs the image once with these arguments, to its end.
+    async fn task(&self, image: &Image, arguments: &[&str]) -> Result<Ended, DriverError>;
+}
+
+// === impl Observation ===
+
+impl Observation {
+    /// The color that gets all traffic; `None` while both get some.
+    #[must_use]
+    pub fn live(&self) -> Option<Color> {
+        match self.green_percent {
+            0 => Some(Color::Blue),
+            100 => Some(Color::Green),
+            _ => None,
+        }
+    }
+
+    /// What runs as a color.
+    #[must_use]
+    pub fn slot(&self, color: Color) -> &Slot {
+        match color {
+            Color::Blue => &self.blue,
+            Color::Green => &self.green,
+        }
+    }
+
+    /// How many of a hundred requests go to a color.
+    #[must_use]
+    pub fn share(&self, color: Color) -> u8 {
+        if color == Color::Green { self.green_percent } else { 100 - self.green_percent }
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// Replicas that say they are ready.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.in_service().count()
+    }
+
+    /// The build that its ready replicas are, when they agree.
+    #[must_use]
+    pub fn build(&self) -> Option<&str> {
+        let mut builds = self.in_service().map(|replica| replica.build.as_deref());
+        let first = builds.next()??;
+        builds.all(|build| build == Some(first)).then_some(first)
+    }
+
+    /// Replicas that are ready and not on their way out.
+    pub fn in_service(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().filter(|replica| replica.ready && !replica.leaving)
+    }
+
+    /// Whether nothing runs and nothing is meant to.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wanted == 0 && self.replicas.is_empty()
+    }
+}
+
+impl From<HttpError> for DriverError {
+    fn from(failure: HttpError) -> Self {
+        match failure {
+            HttpError::Refused { said, .. } => Self::Refused(said),
+            failure => Self::Away("", Box::new(failure)),
+        }
+    }
+}
+
+/// Asks a replica whether it is ready and what it is.
+pub(crate) async fn ask(http: &Http, replica: &mut Replica) {
+    let within = std::time::Duration::from_secs(2);
+    let Ok(answer) = http.get(&format!("http://{}/ready", replica.operations), within).await else { return };
+    let said = answer.json();
+    replica.ready = answer.status.is_success();
+    replica.leaving = replica.leaving || matches!(said["stage"].as_str(), Some("leaving" | "draining" | "stopped"));
+    let release = &said["release"];
+    if let (Some(version), Some(commit)) = (release["version"].as_str(), release["commit"].as_str()) {
+        replica.build = Some(format!("{version}+{commit}"));
+    }
+}

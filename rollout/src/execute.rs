@@ -1,0 +1,806 @@
+//! Doing what is planned: observe, plan, guard, one step, observe again.
+//!
+//! What must stay true: nothing is done without the lease, where there is a journal; a step that fails leaves the color that
+//! was live before serving everything, and nothing of the new one behind; going back waits for nobody who is told of it.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bg_runtime::Color;
+use futures_util::future::join_all;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    alert::{Alert, Webhook},
+    bake::{self, Ear, Going, Watch},
+    compare::Comparison,
+    console::{Console, Mark, span},
+    driver::{Driver, DriverError, Observation, Replica},
+    gate::{self, Finding, Gate},
+    http::Http,
+    journal::{Entry, Journal, JournalError, Lease, StepEntry},
+    plan::{Goal, Manner, Plan, Step, plan},
+    record::{Done, Recorder, now_ms},
+    report::{self, Outcome, Report, Side, StepLine, StepOutcome, SwitchProof},
+};
+
+/// What a rollout is told, beside its goal.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How a deploy is done.
+    pub manner: Manner,
+    /// What gates are told.
+    pub limits: gate::Limits,
+    /// What is asked in a bake.
+    pub watch: Watch,
+    /// How long the last bake lasts.
+    pub bake: Duration,
+    /// How long a bake of a smaller share lasts.
+    pub share_bake: Duration,
+    /// How many answers in a row prove a switch.
+    pub answers: u32,
+    /// How long to wait for what holds on to a color; then it is stopped all the same, loudly.
+    pub drained_within: Duration,
+    /// Where reports go.
+    pub reports: PathBuf,
+    /// Whether obstacles are passed by.
+    pub force: bool,
+}
+
+/// What a rollout works with.
+#[derive(Debug)]
+pub struct Rollout {
+    /// The platform.
+    pub driver: Arc<dyn Driver>,
+    /// The way to replicas.
+    pub http: Http,
+    /// The journal; without one only a rollback goes on.
+    pub journal: Option<Journal>,
+    /// The lease in it.
+    pub lease: Option<Lease>,
+    /// What it is told.
+    pub settings: Settings,
+    /// Where it is said.
+    pub console: Arc<Console>,
+    /// Who is told.
+    pub webhook: Option<Webhook>,
+    /// What is written down of it.
+    pub entry: Entry,
+    /// When the command was given.
+    pub commanded: Instant,
+}
+
+/// How a rollout ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it should.
+    Done,
+    /// The color before it serves again, for this reason.
+    RolledBack(String),
+    /// It went no further, for this reason; the color before it never stopped serving.
+    Failed(String),
+    /// Nothing was begun, for these reasons.
+    Refused(Vec<String>),
+    /// Somebody else took over.
+    Lost(String),
+    /// A signal; it can be gone on with.
+    Interrupted,
+}
+
+/// A rollout under way.
+struct Work<'a> {
+    rollout: &'a Rollout,
+    goal: &'a Goal,
+    recorder: Recorder,
+    passed: Vec<String>,
+    lines: Vec<StepLine>,
+    switches: Vec<SwitchProof>,
+    /// What the color before was like.
+    baseline: Option<Done>,
+    /// What the new one had done before it got traffic.
+    mark: Done,
+    ear: Option<Ear>,
+    /// When the last move was decided.
+    decided: Instant,
+}
+
+/// What came of a step.
+enum Came {
+    Finding(Finding),
+    Lost,
+    Interrupted,
+}
+
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a switch may take to show.
+const PROVED_WITHIN: Duration = Duration::from_secs(30);
+/// How often a bake looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// How many looks between two questions to Prometheus.
+const PROMETHEUS_EVERY: u32 = 10;
+/// How long a color may take to stop.
+const STOPPED_WITHIN: Duration = Duration::from_secs(90);
+/// How long the end waits until people have been told.
+const TOLD_WITHIN: Duration = Duration::from_secs(15);
+
+// === impl Rollout ===
+
+impl Rollout {
+    /// Does it, to whatever end.
+    pub async fn run(self, goal: &Goal) -> (End, Report) {
+        let before = self.earlier();
+        let (samples, events) = before.map_or_else(Default::default, |report| (report.samples, report.events));
+        let recorder = Recorder::start(self.driver.clone(), self.http.clone(), samples, events);
+        let steps = match &self.journal {
+            Some(journal) => journal.steps(&self.entry.id).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let baseline = self.entry.baseline.clone().map(|calls| Done { calls, ..Done::default() });
+        let mut work = Work {
+            rollout: &self,
+            goal,
+            recorder,
+            passed: steps.iter().filter(|step| step.state == "passed").map(|step| step.step.clone()).collect(),
+            lines: steps.iter().filter(|step| step.state != "begun").map(line).collect(),
+            switches: Vec::new(),
+            baseline,
+            mark: Done::default(),
+            ear: None,
+            decided: self.commanded,
+        };
+        let end = work.run().await;
+        let report = work.report(&end);
+        let file = if matches!(end, End::Refused(_)) { None } else { self.keep(&report) };
+        drop(work);
+        self.close(&end, file.as_deref(), &report).await;
+        (end, report)
+    }
+
+    /// What an earlier life of this rollout recorded.
+    fn earlier(&self) -> Option<Report> {
+        serde_json::from_slice(&std::fs::read(self.settings.reports.join(format!("{}.json", self.entry.id))).ok()?).ok()
+    }
+
+    /// Writes the report. Its file.
+    fn keep(&self, report: &Report) -> Option<PathBuf> {
+        let html = self.settings.reports.join(format!("{}.html", self.entry.id));
+        let write = || {
+            std::fs::create_dir_all(&self.settings.reports)?;
+            std::fs::write(html.with_extension("json"), serde_json::to_vec(report)?)?;
+            std::fs::write(&html, report::html(report))
+        };
+        match write() {
+            Ok(()) => Some(html.canonicalize().unwrap_or(html)),
+            Err(failure) => {
+                self.console.warn(&format!("the report cannot be written to {}: {failure}", html.display()));
+                None
+            }
+        }
+    }
+
+    /// Writes the end down, tells people, and gives the lease up.
+    async fn close(self, end: &End, file: Option<&std::path::Path>, report: &Report) {
+        let file = file.map(|file| file.display().to_string());
+        let (state, reason) = match end {
+            End::Done => ("done", None),
+            End::RolledBack(reason) => ("rolled_back", Some(reason.as_str())),
+            End::Failed(reason) => ("failed", Some(reason.as_str())),
+            End::Refused(_) => ("failed", Some("refused")),
+            // It is somebody else's now, or is gone on with.
+            End::Lost(_) | End::Interrupted => ("", None),
+        };
+        if let Some(journal) = &self.journal
+            && !state.is_empty()
+            && let Err(failure) = journal.end(&self.entry.id, state, reason, file.as_deref()).await
+        {
+            self.console.warn(&format!("the journal does not know of the end: {}", crate::chain(&failure)));
+        }
+        if let Some(lease) = self.lease {
+            lease.release().await;
+        }
+        if let Some(webhook) = &self.webhook
+            && let Some(alert) = alert(&self.entry, end, report, file)
+        {
+            // By now everything is as it should be: nobody waits but whoever reads this.
+            let _ = tokio::time::timeout(TOLD_WITHIN, webhook.tell(&alert)).await;
+        }
+    }
+}
+
+// === impl Work ===
+
+impl Work<'_> {
+    async fn run(&mut self) -> End {
+        let console = &self.rollout.console;
+        if let Some(address) = self.rollout.settings.watch.alert_listen {
+            match Ear::open(address).await {
+                Ok(ear) => self.ear = Some(ear),
+                Err(failure) => return End::Failed(format!("cannot listen for alerts on {address}: {failure}")),
+            }
+        }
+        let mut first = true;
+        loop {
+            let (seen, plan) = match self.look().await {
+                Ok(looked) => looked,
+                Err(failure) if first => return End::Failed(crate::chain(&failure)),
+                Err(failure) => return self.undo(Step::Prove, crate::chain(&failure)).await,
+            };
+            if first && !plan.obstacles.is_empty() && !self.rollout.settings.force {
+                return End::Refused(plan.obstacles);
+            }
+            first = false;
+            let Some(step) = plan.next() else { return End::Done };
+            if let Some(lease) = &self.rollout.lease
+                && let Err(failure) = lease.check().await
+            {
+                return self.without_lease(failure).await;
+            }
+            let words = plan.steps.iter().find(|planned| planned.step == step).map(|planned| planned.words.clone());
+            console.begins(step, &words.unwrap_or_default());
+            let began_ms = now_ms();
+            let begun = Instant::now();
+            self.write(step, "begun", &Finding::passed(""), began_ms).await;
+            let came = {
+                let lost = async {
+                    match &self.rollout.lease {
+                        Some(lease) => lease.lost().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                // `work` borrows self for as long as it goes on, and no longer.
+                tokio::select! {
+                    () = lost => Came::Lost,
+                    () = crate::interrupted() => Came::Interrupted,
+                    finding = self.step(step, &seen) => Came::Finding(finding),
+                }
+            };
+            let finding = match came {
+                Came::Finding(finding) => finding,
+                Came::Lost => return self.without_lease(JournalError::Lost).await,
+                Came::Interrupted => return End::Interrupted,
+            };
+            let mark = if finding.passed { Mark::Passed } else { Mark::Failed };
+            console.ended(step, mark, &finding.words, &finding.details, begun.elapsed());
+            self.write(step, if finding.passed { "passed" } else { "failed" }, &finding, began_ms).await;
+            self.lines.retain(|line| line.name != step.name());
+            self.lines.push(StepLine {
+                name: step.name(),
+                began_ms,
+                took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                outcome: if finding.passed { StepOutcome::Passed } else { StepOutcome::Failed },
+                words: finding.words.clone(),
+                details: finding.details.clone(),
+            });
+            if !finding.passed {
+                return self.undo(step, finding.words).await;
+            }
+            self.passed.push(step.name());
+            if self.rollout.entry.goal == "deploy" {
+                self.rollout.keep(&self.report(&End::Interrupted));
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<(Observation, Plan), DriverError> {
+        let seen = self.rollout.driver.observe().await?;
+        let plan = plan(self.goal, &self.rollout.settings.manner, &seen, &self.passed);
+        Ok((seen, plan))
+    }
+
+    /// The lease is somebody else's, or nobody knows. Nothing is touched.
+    async fn without_lease(&self, failure: JournalError) -> End {
+        let who = match &self.rollout.journal {
+            Some(journal) => journal.held().await.ok().flatten(),
+            None => None,
+        };
+        let words = crate::chain(&failure);
+        End::Lost(who.map_or_else(|| words.clone(), |held| format!("{words} ({} holds the lease)", held.holder)))
+    }
+
+    async fn write(&self, step: Step, state: &str, finding: &Finding, began_ms: u64) {
+        let Some(journal) = &self.rollout.journal else { return };
+        let step = StepEntry {
+            step: step.name(),
+            state: state.to_owned(),
+            words: finding.words.clone(),
+            details: finding.details.clone(),
+            began_ms,
+            ended_ms: None,
+        };
+        if let Err(failure) = journal.step(&self.rollout.entry.id, &step).await {
+            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+        }
+    }
+
+    fn epoch(&self) -> i64 {
+        self.rollout.lease.as_ref().map_or(i64::MAX / 2, Lease::epoch)
+    }
+
+    async fn step(&mut self, step: Step, seen: &Observation) -> Finding {
+        let did = match step {
+            Step::Gate(gate) => return self.gate(gate).await,
+            Step::Start => self.start(seen).await,
+            Step::Shift(share) => self.shift(share, seen).await,
+            Step::Prove => self.prove(self.goal.color()).await,
+            Step::Shed => self.shed(self.goal.color().other()).await,
+            Step::Bake(share) => return self.bake(share).await,
+            Step::Drained => self.drained(self.old_color()).await,
+            Step::Stop => self.stop(self.old_color()).await,
+        };
+        match did {
+            Ok(finding) => finding,
+            Err(failure) => Finding::failed(crate::chain(&failure)),
+        }
+    }
+
+    /// The color that is gone in the end.
+    fn old_color(&self) -> Color {
+        match self.goal {
+            Goal::Retire { color } => *color,
+            goal => goal.color().other(),
+        }
+    }
+
+    async fn gate(&self, gate: Gate) -> Finding {
+        let rollout = self.rollout;
+        let color = self.goal.color();
+        let (image, replicas) = match self.goal {
+            Goal::Deploy { image, replicas, .. } => (Some(image), *replicas),
+            _ => (None, 1),
+        };
+        let progress = |words: &str| rollout.console.goes(words);
+        let context = gate::Context {
+            driver: &*rollout.driver,
+            http: &rollout.http,
+            journal: rollout.journal.as_ref(),
+            rollout: Some(&rollout.entry.id),
+            color,
+            image,
+            replicas,
+            live_rate: self.recorder.rate(color.other()),
+            limits: &rollout.settings.limits,
+            progress: &progress,
+        };
+        let finding = gate.ask(&context).await;
+        if gate == Gate::Ready && finding.passed {
+            if let Some((_, build)) = finding.details.iter().find(|(label, _)| label == "build")
+                && let Some(journal) = &rollout.journal
+                && let Err(failure) = journal.set_build(&rollout.entry.id, build).await
+            {
+                rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+            }
+            // It gets no traffic yet. Who does not hear that believes it does, and is none the worse.
+            if let Ok(seen) = rollout.driver.observe().await
+                && seen.share(color) == 0
+            {
+                self.tell(&seen.slot(color).replicas, "preview").await;
+            }
+        }
+        finding
+    }
+
+    async fn start(&self, seen: &Observation) -> Result<Finding, DriverError> {
+        let Goal::Deploy { image, replicas, .. } = self.goal else { return Ok(Finding::passed("nothing is to be started")) };
+        let color = self.goal.color();
+        let old = seen.slot(color);
+        if old.ready() > 0 && old.image.as_ref() != Some(image) && !self.rollout.settings.manner.replace {
+            let holds = self.holds(seen, color).await?;
+            if let Some(words) = holds.words() {
+                let advice = "`rollout retire` waits until they are gone, --replace does not";
+                return Ok(Finding::failed(format!("{color} still runs a build that holds {words}: {advice}")));
+            }
+        }
+        self.rollout.driver.run(color, image, *replicas, self.epoch()).await?;
+        self.recorder.event(format!("{color} starts"), Some(color));
+        Ok(Finding::passed(format!("{replicas} of {} start as {color}", image.name)))
+    }
+
+    async fn shift(&mut self, share: u8, seen: &Observation) -> Result<Finding, DriverError> {
+        let color = self.goal.color();
+        let from = seen.share(color);
+        if share > from && seen.slot(color).ready() == 0 {
+            return Ok(Finding::failed(format!("no replica of {color} is ready: the traffic stays where it is")));
+        }
+        if from == 0 {
+            self.mark = self.recorder.done(color);
+            if matches!(self.goal, Goal::Deploy { .. }) {
+                self.keep_baseline(color.other()).await;
+            }
+        }
+        self.decided = if matches!(self.goal, Goal::Switch { .. }) { self.rollout.commanded } else { Instant::now() };
+        let green = if color == Color::Green { share } else { 100 - share };
+        self.rollout.driver.shift(green, self.epoch()).await?;
+        let words = if share == 100 { format!("switched to {color}") } else { format!("{share} % to {color}") };
+        self.recorder.event(&words, Some(color));
+        if share == 100
+            && let Some(journal) = &self.rollout.journal
+            && let Err(failure) = journal.switched(&self.rollout.entry.id).await
+        {
+            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+        }
+        Ok(Finding::passed(format!("{words}; before it was {from} %")))
+    }
+
+    /// What the color before was like: since the rollout began, or since its replicas began when that is too little to tell.
+    async fn keep_baseline(&mut self, from: Color) {
+        let mut done = self.recorder.done(from);
+        if done.calls.total < self.rollout.settings.watch.limits.least_calls {
+            done.calls = self.recorder.lifetime(from);
+        }
+        if let Some(journal) = &self.rollout.journal
+            && let Err(failure) = journal.set_baseline(&self.rollout.entry.id, &done.calls).await
+        {
+            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+        }
+        self.baseline = Some(done);
+    }
+
+    /// Asks the entrance until the color has answered so many times in a row.
+    async fn prove(&mut self, color: Color) -> Result<Finding, DriverError> {
+        let wanted = self.rollout.settings.answers.max(1);
+        let address = format!("{}/health", self.rollout.driver.entrance());
+        let (mut in_a_row, mut first, mut begun) = (0, None, None);
+        let started = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let answer = self.rollout.http.get(&address, ASKED_WITHIN).await;
+            let by = answer.as_ref().ok().and_then(|answer| answer.header("release-color")).unwrap_or("nobody");
+            if by == color.as_str() {
+                first.get_or_insert_with(|| self.decided.elapsed());
+                begun.get_or_insert(asked);
+                in_a_row += 1;
+            } else {
+                (in_a_row, begun) = (0, None);
+            }
+            if in_a_row >= wanted {
+                break;
+            }
+            if started.elapsed() > PROVED_WITHIN {
+                let words = format!("after {PROVED_WITHIN:?} the entrance is still answered by {by}, not by {color}");
+                return Ok(Finding::failed(words));
+            }
+            if in_a_row == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        let seen = self.rollout.driver.observe().await?;
+        let meant = match self.goal {
+            Goal::Deploy { .. } | Goal::Switch { .. } => seen.share(color),
+            Goal::Retire { .. } => 100,
+        };
+        if meant != 100 {
+            return Ok(Finding::failed(format!("{meant} of a hundred requests go to {color}, and all should")));
+        }
+        let first = first.unwrap_or_default();
+        let whole = begun.map_or(first, |begun| begun.saturating_duration_since(self.decided)).max(first);
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        self.switches.push(SwitchProof {
+            to: color,
+            at_ms: now_ms(),
+            first_answer_ms: ms(first),
+            whole_ms: ms(whole),
+            answers: in_a_row,
+        });
+        let words = format!(
+            "{color} answered {in_a_row} times in a row; its first answer came {:.0} ms after the decision, and nobody else's after {:.0} ms",
+            ms(first),
+            ms(whole)
+        );
+        let finding = Finding::passed(words).with("first answer", format!("{:.1} ms", ms(first)));
+        Ok(finding.with("all traffic", format!("{:.1} ms", ms(whole))))
+    }
+
+    /// Tells the old color that it is retiring, and the new one that it is not.
+    async fn shed(&self, old: Color) -> Result<Finding, DriverError> {
+        let seen = self.rollout.driver.observe().await?;
+        let (heard, missed) = self.tell(&seen.slot(old).replicas, "retiring").await;
+        self.tell(&seen.slot(old.other()).replicas, "active").await;
+        let missed = if missed == 0 { String::new() } else { format!(", {missed} could not be told") };
+        Ok(Finding::passed(format!("{heard} replicas of {old} give their old connections up{missed}")))
+    }
+
+    /// Tells replicas their role: how many have heard, and how many have not.
+    async fn tell(&self, replicas: &[Replica], role: &str) -> (usize, usize) {
+        let told = replicas.iter().map(async |replica| {
+            let address = format!("http://{}/role/{role}", replica.operations);
+            let told = self.rollout.http.send(Method::POST, &address, None, ASKED_WITHIN).await;
+            told.is_ok_and(|answer| answer.status.is_success())
+        });
+        let told = join_all(told).await;
+        let heard = told.iter().filter(|heard| **heard).count();
+        (heard, told.len() - heard)
+    }
+
+    async fn bake(&self, share: u8) -> Finding {
+        let settings = &self.rollout.settings;
+        let color = self.goal.color();
+        let lasts = if share == 100 { settings.bake } else { settings.share_bake };
+        let baseline = self.baseline.clone().unwrap_or_default();
+        let begun = Instant::now();
+        for look in 0.. {
+            if let Some(reason) = self.ear.as_ref().and_then(Ear::heard) {
+                return Finding::failed(format!("an alert came: {reason}"));
+            }
+            if look % PROMETHEUS_EVERY == 0
+                && let Some(reason) = settings.watch.ask_prometheus(&self.rollout.http).await
+            {
+                return Finding::failed(reason);
+            }
+            if let Ok(seen) = self.rollout.driver.observe().await {
+                if seen.slot(color).ready() == 0 {
+                    let trouble = seen.slot(color).trouble.as_deref().unwrap_or("nobody says why");
+                    return Finding::failed(format!("no replica of {color} is ready any more: {trouble}"));
+                }
+                if seen.share(color) != share {
+                    return Finding::failed(format!("somebody else moved the traffic: {} % go to {color}", seen.share(color)));
+                }
+            }
+            let candidate = self.recorder.done(color).since(&self.mark);
+            match bake::judge(settings.watch.compare(&baseline, &candidate), begun, lasts) {
+                Going::Well(words) => self.rollout.console.goes(&words),
+                Going::Badly(reason) => {
+                    let comparison = settings.watch.compare(&baseline, &candidate);
+                    return figures(Finding::failed(format!("{color} is worse: {reason}")), &comparison);
+                }
+                Going::Over(comparison) => {
+                    let words = match comparison.verdict {
+                        crate::compare::Verdict::TooFew => comparison.reasons.join("; "),
+                        _ => format!("{color} is no worse than {} was, {} calls", color.other(), candidate.calls.total),
+                    };
+                    return figures(Finding::passed(words), &comparison);
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Finding::failed("it never ends")
+    }
+
+    async fn drained(&self, color: Color) -> Result<Finding, DriverError> {
+        let begun = Instant::now();
+        loop {
+            let seen = self.rollout.driver.observe().await?;
+            let holds = self.holds(&seen, color).await?;
+            let Some(words) = holds.words() else {
+                return Ok(Finding::passed(format!("nothing holds on to {color}")));
+            };
+            let within = self.rollout.settings.drained_within;
+            if begun.elapsed() >= within {
+                let loud = format!("{color} still holds {words} after {}: it is stopped all the same", span(within));
+                self.rollout.console.warn(&loud);
+                return Ok(Finding::passed(loud));
+            }
+            self.rollout.console.goes(&format!("{color} holds {words}"));
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What holds on to a color: what its replicas have in flight, and the conversations of its build.
+    async fn holds(&self, seen: &Observation, color: Color) -> Result<Holds, DriverError> {
+        let mut holds = Holds::default();
+        for replica in &seen.slot(color).replicas {
+            let address = format!("http://{}/drainage", replica.operations);
+            let answer = self.rollout.http.get(&address, ASKED_WITHIN).await?.success(&address)?;
+            let said = answer.json();
+            let count = |name: &str| said[name].as_u64().unwrap_or_default();
+            holds.calls += count("calls");
+            holds.streams += count("streams");
+            // Of the build as a whole, whoever is asked.
+            holds.conversations = holds.conversations.max(count("conversations"));
+            let is_ours = seen.slot(color.other()).in_service().any(|other| other.build == replica.build);
+            // Conversations of a build that both colors run lose nobody when one of them goes.
+            if is_ours {
+                holds.conversations = 0;
+            }
+        }
+        Ok(holds)
+    }
+
+    async fn stop(&self, color: Color) -> Result<Finding, DriverError> {
+        self.rollout.driver.stop(color, self.epoch()).await?;
+        self.recorder.event(format!("{color} stops"), Some(color));
+        let begun = Instant::now();
+        loop {
+            let seen = self.rollout.driver.observe().await?;
+            if seen.slot(color).is_empty() {
+                return Ok(Finding::passed(format!("{color} is gone")));
+            }
+            if begun.elapsed() > STOPPED_WITHIN {
+                let left = seen.slot(color).replicas.len();
+                return Ok(Finding::failed(format!("{left} replicas of {color} are still there after {STOPPED_WITHIN:?}")));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Brings everything back to what it was before, as far as this rollout changed it.
+    async fn undo(&mut self, step: Step, reason: String) -> End {
+        let (Goal::Deploy { .. } | Goal::Switch { .. }, color) = (self.goal, self.goal.color()) else {
+            return End::Failed(format!("{step}: {reason}"));
+        };
+        let old = color.other();
+        let why = format!("{step}: {reason}");
+        self.decided = Instant::now();
+        let seen = match self.rollout.driver.observe().await {
+            Ok(seen) => seen,
+            Err(failure) => return End::Failed(format!("{why}; and nothing could be undone: {}", crate::chain(&failure))),
+        };
+        let moved = seen.share(color) > 0;
+        if moved {
+            if seen.slot(old).ready() == 0 {
+                // The traffic would go from bad to nobody.
+                let words = format!("{why}; it stays live, because no replica of {old} is ready to take over");
+                self.rollout.console.warn(&words);
+                return End::Failed(words);
+            }
+            self.rollout.console.say(&format!("{why}: going back to {old}"));
+            let green = if old == Color::Green { 100 } else { 0 };
+            if let Err(failure) = self.rollout.driver.shift(green, self.epoch()).await {
+                return End::Failed(format!("{why}; AND THE TRAFFIC COULD NOT BE MOVED BACK: {}", crate::chain(&failure)));
+            }
+            self.recorder.event(format!("back to {old}"), Some(old));
+            let proved = match self.prove_back(old).await {
+                Ok(finding) => finding,
+                Err(failure) => Finding::failed(crate::chain(&failure)),
+            };
+            self.rollout.console.say(&proved.words);
+            if let Err(failure) = self.shed(color).await {
+                self.rollout.console.warn(&crate::chain(&failure));
+            }
+        }
+        // What this rollout started, nobody needs any more. A color that was only switched to stays as it was.
+        if matches!(self.goal, Goal::Deploy { .. })
+            && self.passed.iter().any(|passed| passed == "start")
+            && !seen.slot(color).is_empty()
+        {
+            self.rollout.console.goes(&format!("{color} is stopped"));
+            match self.stop(color).await {
+                Ok(finding) if finding.passed => {}
+                Ok(finding) => self.rollout.console.warn(&finding.words),
+                Err(failure) => self.rollout.console.warn(&crate::chain(&failure)),
+            }
+        }
+        if moved { End::RolledBack(why) } else { End::Failed(why) }
+    }
+
+    /// As after a switch, in the other direction.
+    async fn prove_back(&mut self, old: Color) -> Result<Finding, DriverError> {
+        let address = format!("{}/health", self.rollout.driver.entrance());
+        let mut in_a_row = 0;
+        let mut first = None;
+        let mut begun = None;
+        while in_a_row < self.rollout.settings.answers.max(1) {
+            let asked = Instant::now();
+            let answer = self.rollout.http.get(&address, ASKED_WITHIN).await;
+            if answer.is_ok_and(|answer| answer.header("release-color") == Some(old.as_str())) {
+                first.get_or_insert_with(|| self.decided.elapsed());
+                begun.get_or_insert(asked);
+                in_a_row += 1;
+            } else {
+                (in_a_row, begun) = (0, None);
+                if self.decided.elapsed() > PROVED_WITHIN {
+                    return Ok(Finding::failed(format!("the entrance is not answered by {old} alone")));
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        let first = first.unwrap_or_default();
+        let whole = begun.map_or(first, |begun| begun.saturating_duration_since(self.decided)).max(first);
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let proof = SwitchProof { to: old, at_ms: now_ms(), first_answer_ms: ms(first), whole_ms: ms(whole), answers: in_a_row };
+        let words = format!("{old} answers everything again, {:.0} ms after the decision", proof.whole_ms);
+        self.switches.push(proof);
+        Ok(Finding::passed(words))
+    }
+
+    fn report(&self, end: &End) -> Report {
+        let entry = &self.rollout.entry;
+        let (samples, events) = self.recorder.so_far();
+        let (outcome, reason) = match end {
+            End::Done => (Outcome::Done, None),
+            End::RolledBack(reason) => (Outcome::RolledBack, Some(reason.clone())),
+            End::Failed(reason) => (Outcome::Failed, Some(reason.clone())),
+            End::Refused(reasons) => (Outcome::Refused, Some(reasons.join("; "))),
+            End::Lost(reason) => (Outcome::Aborted, Some(reason.clone())),
+            End::Interrupted => (Outcome::Running, None),
+        };
+        let of_ready = self.lines.iter().find(|line| line.name == "ready");
+        let build = of_ready.and_then(|line| line.details.iter().find(|(label, _)| label == "build"));
+        Report {
+            id: entry.id.clone(),
+            goal: entry.goal.clone(),
+            platform: entry.platform.clone(),
+            by: entry.by.clone(),
+            from: Side { color: entry.from, build: entry.from_build.clone() },
+            to: Side { color: entry.to, build: build.map(|(_, build)| build.clone()).or_else(|| entry.to_build.clone()) },
+            outcome,
+            reason,
+            began_ms: entry.began_ms,
+            ended_ms: (!matches!(end, End::Interrupted)).then(now_ms),
+            steps: self.lines.clone(),
+            events,
+            samples,
+            switches: self.switches.clone(),
+        }
+    }
+}
+
+/// What holds on to a color.
+#[derive(Clone, Copy, Debug, Default)]
+struct Holds {
+    calls: u64,
+    streams: u64,
+    conversations: u64,
+}
+
+// === impl Holds ===
+
+impl Holds {
+    fn words(&self) -> Option<String> {
+        let counted = [(self.calls, "calls"), (self.streams, "streams"), (self.conversations, "conversations")];
+        let words: Vec<_> =
+            counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+}
+
+fn line(step: &StepEntry) -> StepLine {
+    StepLine {
+        name: step.step.clone(),
+        began_ms: step.began_ms,
+        took_ms: step.ended_ms.unwrap_or(step.began_ms).saturating_sub(step.began_ms),
+        outcome: match step.state.as_str() {
+            "passed" => StepOutcome::Passed,
+            "skipped" => StepOutcome::Skipped,
+            _ => StepOutcome::Failed,
+        },
+        words: step.words.clone(),
+        details: step.details.clone(),
+    }
+}
+
+fn figures(finding: Finding, comparison: &Comparison) -> Finding {
+    comparison.figures.iter().fold(finding, |finding, (label, value)| finding.with(label, value))
+}
+
+fn alert(entry: &Entry, end: &End, report: &Report, file: Option<String>) -> Option<Alert> {
+    let name =
+        |side: &Side| side.build.as_ref().map_or_else(|| side.color.to_string(), |build| format!("{} {build}", side.color));
+    let (from, to) = (name(&report.from), name(&report.to));
+    let (what, urgent, why) = match end {
+        End::Done => (format!("{} done: {to} is live", entry.goal), false, None),
+        End::RolledBack(reason) => (format!("Rolled back to {from}: {to} was not good enough"), true, Some(reason)),
+        End::Failed(reason) => (format!("{} failed: {to} did not go live", entry.goal), true, Some(reason)),
+        End::Lost(reason) => (format!("{} of {to} was taken over", entry.goal), true, Some(reason)),
+        End::Refused(_) | End::Interrupted => return None,
+    };
+    if entry.goal == "retire" && !urgent {
+        return None;
+    }
+    let took = Duration::from_millis(now_ms().saturating_sub(report.began_ms));
+    let mut fields = vec![("Who", entry.by.clone()), ("Platform", entry.platform.clone()), ("From", from), ("To", to)];
+    fields.extend(why.map(|why| ("Why", why.clone())));
+    fields.push(("Duration", span(took)));
+    fields.push(("At", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
+    fields.push(("Rollout", entry.id.clone()));
+    fields.extend(file.map(|file| ("Report", file)));
+    Some(Alert { what, urgent, fields })
+}
+
+impl End {
+    /// As machines read it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Done => json!({ "outcome": "done" }),
+            Self::RolledBack(reason) => json!({ "outcome": "rolledBack", "reason": reason }),
+            Self::Failed(reason) => json!({ "outcome": "failed", "reason": reason }),
+            Self::Refused(reasons) => json!({ "outcome": "refused", "reasons": reasons }),
+            Self::Lost(reason) => json!({ "outcome": "lost", "reason": reason }),
+            Self::Interrupted => json!({ "outcome": "interrupted" }),
+        }
+    }
+}

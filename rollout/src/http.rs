@@ -1,0 +1,225 @@
+//! Asking others over HTTP: replicas, the local platform, Prometheus, a webhook. Every question has a deadline, and no answer
+//! is read past a limit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+
+/// Asks. Cheap to clone; the clones share connections.
+#[derive(Clone, Debug)]
+pub struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// An answer, read whole.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What it says first.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// It is no address.
+    #[error("`{0}` is no http or https address")]
+    Address(String),
+    /// Nobody is there.
+    #[error("{address} cannot be reached")]
+    Unreached {
+        /// Who was asked, without a path that could hold a secret.
+        address: String,
+        /// What the system says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It broke off, or was too large.
+    #[error("the answer of {address} broke off")]
+    BrokeOff {
+        /// Who was asked.
+        address: String,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It did not come in time.
+    #[error("{address} did not answer within {within:?}")]
+    Late {
+        /// Who was asked.
+        address: String,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// It is not what was asked for.
+    #[error("{address} answers {status}: {said}")]
+    Refused {
+        /// Who was asked.
+        address: String,
+        /// The status.
+        status: StatusCode,
+        /// The beginning of what it says.
+        said: String,
+    },
+}
+
+/// The largest answer, in bytes.
+const MOST: usize = 16 * 1024 * 1024;
+
+// === impl Http ===
+
+impl Http {
+    /// With the root certificates of this system; without any, only http can be asked.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(3)));
+        let builder = hyper_rustls::HttpsConnectorBuilder::new();
+        let builder = match builder.with_provider_and_native_roots(rustls_provider()) {
+            Ok(builder) => builder,
+            Err(failure) => {
+                tracing::warn!(error = %failure, "no root certificates: https addresses cannot be verified, and are not asked");
+                hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(no_roots())
+            }
+        };
+        let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
+        // Colors come and go: a kept connection could be one that closes just as it is used.
+        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector) }
+    }
+
+    /// The same, with connections that are kept between questions.
+    #[must_use]
+    pub fn keeping_connections() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(3)));
+        let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(no_roots());
+        let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
+        Self { client: Client::builder(TokioExecutor::new()).build(connector) }
+    }
+
+    /// Asks, and reads the answer whole, whatever it says.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub async fn ask(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Answer, HttpError> {
+        let address = request.uri().authority().map_or_else(String::new, ToString::to_string);
+        let asked = async {
+            let answer = self.client.request(request).await;
+            let answer =
+                answer.map_err(|failure| HttpError::Unreached { address: address.clone(), source: Box::new(failure) })?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, MOST).collect().await;
+            let body = body.map_err(|source| HttpError::BrokeOff { address: address.clone(), source })?.to_bytes();
+            Ok(Answer { status: head.status, headers: head.headers, body })
+        };
+        match tokio::time::timeout(within, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(HttpError::Late { address, within }),
+        }
+    }
+
+    /// Gets a document; the caller judges the status.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub async fn get(&self, address: &str, within: Duration) -> Result<Answer, HttpError> {
+        self.ask(request(Method::GET, address, None)?, within).await
+    }
+
+    /// Sends JSON, or nothing; the caller judges the status.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub async fn send(&self, method: Method, address: &str, body: Option<&Value>, within: Duration) -> Result<Answer, HttpError> {
+        self.ask(request(method, address, body)?, within).await
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The body as JSON; `Null` when it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header's text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The answer if it is a success, else what it says as an error.
+    ///
+    /// # Errors
+    /// [`HttpError::Refused`].
+    pub fn success(self, address: &str) -> Result<Self, HttpError> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let text = self.text();
+        let said = self.json()["error"].as_str().map_or_else(|| text.chars().take(200).collect(), str::to_owned);
+        Err(HttpError::Refused { address: address.to_owned(), status: self.status, said })
+    }
+}
+
+/// A request with JSON, or without anything.
+///
+/// # Errors
+/// [`HttpError::Address`].
+pub fn request(method: Method, address: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, HttpError> {
+    let uri: Uri = address.parse().map_err(|_| HttpError::Address(address.to_owned()))?;
+    let mut request = Request::builder().method(method).uri(uri);
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    request.body(Full::new(body)).map_err(|_| HttpError::Address(address.to_owned()))
+}
+
+/// A text as a query carries it (RFC 3986, 2.3).
+#[must_use]
+pub fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+fn rustls_provider() -> rustls::crypto::CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+fn no_roots() -> rustls::ClientConfig {
+    rustls::ClientConfig::builder_with_provider(rustls_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
