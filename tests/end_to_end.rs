@@ -13,6 +13,7 @@ mod migrate;
 mod once;
 mod outlive;
 mod published;
+mod rollout;
 mod sessions;
 mod subscriptions;
 mod widget;

@@ -8,9 +8,13 @@ pub mod front;
 pub mod http;
 #[path = "support/load.rs"]
 pub mod load;
+#[path = "support/local.rs"]
+pub mod local;
 #[path = "support/node.rs"]
 pub mod node;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/receiver.rs"]
+pub mod receiver;
 #[path = "support/server.rs"]
 pub mod server;

@@ -19,6 +19,8 @@ pub struct Limits {
     pub latency_effect: f64,
     /// And when the median or the 99th percentile is at least this many times the baseline's. 1.5.
     pub slower_by: f64,
+    /// And has grown by so many seconds, the 99th percentile by five times that: nobody waits for less. 0.01.
+    pub slower_least: f64,
     /// So large a share of the calls may be slower than the baseline's 99th percentile, from 0 to 1. 0.05.
     pub tail_share: f64,
     /// Callers may wait for a database connection in so large a share of the samples, from 0 to 1. 0.5.
@@ -97,9 +99,9 @@ const NEGLIGIBLE: f64 = 1e-17;
 ///   normal approximation is corrected for continuity. Kayenta, Spinnaker's canary judge, uses the same test. The effect is A
 ///   of A. Vargha and H. D. Delaney (J. Educ. Behav. Stat. 25, 2000, 101-132): the chance that a call of the candidate takes
 ///   longer than one of the baseline, ties by half. 0.5 is alike; from 0.71 on they call it large. And the median or the 99th
-///   percentile must have grown by a factor.
+///   percentile must have grown by a factor, and by a span that somebody would wait for.
 /// - **The tail**, of which ranks see little: the candidate's calls beyond the upper bound of the bucket that the baseline's
-///   99th percentile is in. An exact binomial test says whether their share is more than the one that is tolerated. Fisher's
+///   99th percentile is in, and by that span beyond it. An exact binomial test says whether their share is more than the one that is tolerated. Fisher's
 ///   test says whether it is more than the baseline's own; without that a baseline of few calls would accuse everybody.
 /// - **Panics**: more than the baseline had, in number and per call.
 /// - **Waiting for the database**: in more than a share of at least three samples, and the baseline did not.
@@ -139,6 +141,7 @@ impl Default for Limits {
             latency_p: 0.001,
             latency_effect: 0.71,
             slower_by: 1.5,
+            slower_least: 0.01,
             tail_share: 0.05,
             waiting_share: 0.5,
             least_calls: 50,
@@ -211,9 +214,9 @@ impl Comparison {
         let ranks = mann_whitney(&baseline.counts, &candidate.counts);
         let test = format!("Mann-Whitney p {}, A = {:.2}", probability(ranks.p), ranks.a);
         if ranks.p < limits.latency_p && ranks.a >= limits.latency_effect {
-            let grown = [("p50", 0.5), ("p99", 0.99)].into_iter().filter_map(|(label, q)| {
+            let grown = [("p50", 0.5, 1.0), ("p99", 0.99, 5.0)].into_iter().filter_map(|(label, q, times)| {
                 let (new, old) = (candidate.quantile(q)?, baseline.quantile(q)?);
-                let is_slower = new > old && new >= limits.slower_by * old;
+                let is_slower = new > old && new >= limits.slower_by * old && new - old >= times * limits.slower_least;
                 is_slower.then(|| format!("{label} {} against {}", duration(new), duration(old)))
             });
             let grown: Vec<_> = grown.collect();
@@ -233,6 +236,13 @@ impl Comparison {
     /// Both in the same buckets.
     fn judge_tail(&mut self, baseline: &Calls, candidate: &Calls, limits: &Limits) {
         let Some(bucket) = baseline.bucket_of(0.99) else { return };
+        // A tail that nobody waits for is none.
+        let patient = baseline.bounds.get(bucket).map_or(0.0, |bound| bound + limits.slower_least);
+        let bucket = if limits.slower_least > 0.0 {
+            bucket.max(baseline.bounds.partition_point(|bound| *bound < patient))
+        } else {
+            bucket
+        };
         let Some(&bound) = baseline.bounds.get(bucket) else {
             self.figure("slow tail", "not judged: the baseline's p99 is beyond the highest bound".to_owned());
             return;
@@ -537,7 +547,12 @@ mod tests {
         let comparison = judge(&baseline, &of(&[(0.004, 220), (0.006, 270), (0.3, 10)]));
         assert_eq!(comparison.verdict, Verdict::Alike, "{comparison:?}");
         assert_eq!(figure(&comparison, "p50"), "5.56 ms against 3.78 ms");
-        let comparison = judge(&baseline, &of(&[(0.004, 150), (0.006, 340), (0.3, 10)]));
+        let slower = of(&[(0.004, 150), (0.006, 340), (0.3, 10)]);
+        // Three milliseconds more are nothing that anybody waits for, unless one says so.
+        assert_eq!(judge(&baseline, &slower).verdict, Verdict::Alike);
+        let strict = Limits { slower_least: 0.0, ..Limits::default() };
+        let seen = |calls| Observed { calls, panics: 0, cut: 0, waiting_samples: (0, 20) };
+        let comparison = compare(&seen(&baseline), &seen(&slower), &strict);
         assert_worse(&comparison, "latency: p50 6.47 ms against 3.78 ms, in 500 answered calls against 500; Mann-Whitney p = ");
         // A is 0.75 and the median grew; eight calls do not make it certain. Seven are not even ranked.
         let candidate = of(&[(0.004, 25), (0.04, 25)]);
@@ -576,7 +591,7 @@ mod tests {
     fn a_slow_tail_of_a_tenth_is_worse_though_the_median_is_as_before() {
         let (baseline, mut candidate) = (around(0.004, 1000, 1, 0), around(0.004, 900, 2, 0));
         candidate.add(&around(2.0, 100, 3, 0));
-        assert_worse(&judge(&baseline, &candidate), "slow tail: 111 of 1000 answered calls (11.1 %) took longer than 20 ms");
+        assert_worse(&judge(&baseline, &candidate), "slow tail: 100 of 1000 answered calls (10.0 %) took longer than 50 ms");
         // Of a twentieth it is what is tolerated.
         let mut candidate = around(0.004, 960, 2, 0);
         candidate.add(&around(2.0, 40, 3, 0));

@@ -621,6 +621,12 @@ impl Work<'_> {
         let (Goal::Deploy { .. } | Goal::Switch { .. }, color) = (self.goal, self.goal.color()) else {
             return End::Failed(format!("{step}: {reason}"));
         };
+        // What failed may have failed because somebody else took over: then it is theirs.
+        if let Some(lease) = &self.rollout.lease
+            && let Err(failure @ JournalError::Lost) = lease.check().await
+        {
+            return self.without_lease(failure).await;
+        }
         let old = color.other();
         let why = format!("{step}: {reason}");
         self.decided = Instant::now();

@@ -2,7 +2,7 @@
 //!
 //! What must stay true: every request goes to the color that was live when it was let in, and none is let in to a color
 //! after the door has said that it switched. A request that reached nobody is made again while its client waits; one that
-//! may have reached somebody never is.
+//! may have reached somebody never is, unless it only reads.
 //!
 //! ```text
 //! client ── listener ── proxy ── switchboard.enter() ─▶ Claim{color, address} ── that color

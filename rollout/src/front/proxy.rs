@@ -38,8 +38,6 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(10);
 /// On loopback a connection is there at once, or nobody is.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
-/// Shorter than a color keeps idle connections, so that it never closes one just as it is used.
-const KEPT_IDLE: Duration = Duration::from_secs(10);
 
 /// About a connection and not about a message (RFC 9110, 7.6.1).
 const OF_A_CONNECTION: [HeaderName; 6] = [
@@ -70,8 +68,8 @@ pub(crate) async fn serve(socket: TcpListener, switchboard: Arc<Switchboard>, pa
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECTED_WITHIN));
     connector.set_nodelay(true);
-    let client =
-        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(KEPT_IDLE).build(connector);
+    // A kept connection may be closed by the other side just as it is used, and then nobody knows whether the request arrived.
+    let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
     let proxy = Arc::new(Proxy { switchboard, client, patience });
     loop {
         match socket.accept().await {
@@ -138,8 +136,9 @@ impl Proxy {
                     }
                     return Response::from_parts(head, Either::Left(Claimed { body, _claim: claim }));
                 }
-                // Nothing happened yet, so it may go to whoever is there next.
-                Err(failure) if failure.is_connect() => {
+                // Nothing happened yet, or nothing that asking again would change (RFC 9110, 9.2.1): it may go to whoever is
+                // there next.
+                Err(failure) if failure.is_connect() || parts.method.is_safe() => {
                     if begun.elapsed() > self.patience {
                         tracing::warn!(error = %failure, "nobody answers at {}, which is {}", claim.address, claim.color);
                         return refuse(StatusCode::BAD_GATEWAY, "nobody answers; nothing was done, try again");

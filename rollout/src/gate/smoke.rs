@@ -53,6 +53,14 @@ struct Checks {
     came: Vec<(String, Result<String, String>)>,
     /// A call that does no harm, for the browser.
     probe: Option<(String, Value)>,
+    /// Whether a widget has a script, and so speaks with its host.
+    speaks: bool,
+}
+
+/// What was read of the widgets.
+struct Widgets {
+    read: usize,
+    speaks: bool,
 }
 
 // === impl Checks ===
@@ -79,7 +87,9 @@ impl Checks {
             let called = client.call(tool, arguments).await;
             self.note(replica, tool, called.and_then(|(result, took)| judge(&result, took, context.limits.latency)));
         }
-        self.note(replica, "widgets", widgets(&client).await);
+        let widgets = widgets(&client).await;
+        self.speaks = widgets.as_ref().is_ok_and(|widgets| widgets.speaks);
+        self.note(replica, "widgets", widgets.map(|widgets| format!("{} read", widgets.read)));
         self.probe = probes.into_iter().next();
     }
 
@@ -95,7 +105,7 @@ impl Checks {
             return;
         };
         (context.progress)("Chromium opens /widget-test");
-        let result = chromium_draws(chromium, &page, self.probe.as_ref()).await;
+        let result = chromium_draws(chromium, &page, self.probe.as_ref(), self.speaks).await;
         self.note(replica, "widget in Chromium", result);
     }
 }
@@ -197,8 +207,8 @@ fn judge(result: &Value, took: Duration, limit: Duration) -> Result<String, Stri
     Ok(format!("{:.1} ms", took.as_secs_f64() * 1e3))
 }
 
-async fn widgets(client: &Client<'_>) -> Result<String, String> {
-    let mut read = 0;
+async fn widgets(client: &Client<'_>) -> Result<Widgets, String> {
+    let mut widgets = Widgets { read: 0, speaks: false };
     for resource in client.list("resources/list", "resources").await? {
         let Some(address) = resource["uri"].as_str().filter(|address| address.starts_with("ui://")) else { continue };
         let result = client.ask("resources/read", &json!({ "uri": address })).await?;
@@ -206,13 +216,19 @@ async fn widgets(client: &Client<'_>) -> Result<String, String> {
         if !text.contains('<') {
             return Err(format!("{address} is no document"));
         }
-        read += 1;
+        widgets.read += 1;
+        widgets.speaks = widgets.speaks || text.contains("<script");
     }
-    Ok(format!("{read} read"))
+    Ok(widgets)
 }
 
 /// The page that hosts widgets as ChatGPT does makes the call, and its widget says that it is drawn.
-async fn chromium_draws(chromium: &std::path::Path, page: &str, probe: Option<&(String, Value)>) -> Result<String, String> {
+async fn chromium_draws(
+    chromium: &std::path::Path,
+    page: &str,
+    probe: Option<&(String, Value)>,
+    speaks: bool,
+) -> Result<String, String> {
     let profile = std::env::temp_dir().join(format!("rollout-chromium-{}", uuid::Uuid::new_v4()));
     let mut command = tokio::process::Command::new(chromium);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]);
@@ -230,6 +246,8 @@ async fn chromium_draws(chromium: &std::path::Path, page: &str, probe: Option<&(
     let phase = page.split_once("data-phase=\"").and_then(|(_, rest)| rest.split_once('"')).map(|(phase, _)| phase);
     match phase {
         Some("ready") => Ok(format!("{tool} is drawn")),
+        // It is shown, and says nothing to its host because it has no script.
+        Some("loading") if !speaks && page.contains("<iframe") => Ok(format!("{tool} is shown")),
         // The tool has no widget; the page itself is there.
         Some("without" | "idle") => Ok("the page is drawn; the probe has no widget".to_owned()),
         Some(phase) => Err(format!("the widget of {tool} is `{phase}`: open /widget-test and see")),

@@ -56,6 +56,8 @@ impl Process {
         let file = File::create(&log)?;
         let mut command = Command::new(&image.name);
         command.envs(super::environment(color, image, directory));
+        // LISTEN says it, and a server that is told both refuses.
+        command.env_remove("PORT");
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         // Of its own group, so that Ctrl-C at the door's terminal does not reach it.
         let child = command.process_group(0).spawn()?;

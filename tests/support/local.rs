@@ -1,0 +1,263 @@
+//! The local platform under test: `rollout local up` as a process, and `rollout` commands given to it.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use bg_runtime::{Database, database::DatabaseConfig};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+use crate::{http::get, postgres::DataDir, server::binary};
+
+/// How long a test waits for what ought to happen at once. Generous, because the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A platform, its door, and whatever runs behind it. All of it is gone with the test.
+#[derive(Debug)]
+pub struct Local {
+    data: DataDir,
+    door: Option<Child>,
+    address: SocketAddr,
+    operations: SocketAddr,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// Its lines, as JSON.
+    pub lines: Vec<Value>,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+/// A command that goes on.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    read: Vec<Value>,
+}
+
+impl Local {
+    /// Starts it with this program as blue.
+    pub async fn up(image: &Path, environment: &[(&str, &str)], replicas: u32) -> Self {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut local = Self { data: DataDir::new(), door: None, address: free, operations: free };
+        let mut arguments = vec![image.display().to_string(), "--replicas".to_owned(), replicas.to_string()];
+        for (name, value) in environment {
+            arguments.extend(["--env".to_owned(), format!("{name}={value}")]);
+        }
+        local.open(&arguments).await;
+        local.until("blue is ready", |seen| seen["blue"]["ready"] == replicas).await;
+        local
+    }
+
+    /// Kills the door, and not what is behind it; opens it again where it was.
+    pub async fn kill_and_open_again(&mut self) {
+        let mut door = self.door.take().expect("it is open");
+        door.kill().await.expect("it is ours to kill");
+        self.open(&[]).await;
+    }
+
+    /// Ends it as Ctrl-C does, colors included.
+    pub async fn down(&mut self) -> Option<i32> {
+        let mut door = self.door.take().expect("it is open");
+        signal("TERM", door.id().expect("it has not been waited for"));
+        tokio::time::timeout(PATIENCE, door.wait()).await.expect("it ends").expect("a child can be waited for").code()
+    }
+
+    async fn open(&mut self, arguments: &[String]) {
+        let mut command = self.command();
+        command.args(["local", "up", "--listen", &self.address.to_string()]);
+        command.args(["--operations-listen", &self.operations.to_string()]).args(arguments);
+        let mut door = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("the platform starts");
+        let mut lines = BufReader::new(door.stderr.take().expect("stderr is piped")).lines();
+        let opened = async {
+            while let Some(line) = lines.next_line().await.expect("a log is text") {
+                if let Some((_, rest)) = line.split_once("listens on http://") {
+                    let addresses = rest.split(", operations on http://").map(str::parse);
+                    return addresses.collect::<Result<Vec<SocketAddr>, _>>().expect("it logs addresses");
+                }
+            }
+            panic!("the door does not open")
+        };
+        let opened = tokio::time::timeout(PATIENCE, opened).await.expect("the door opens");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        (self.address, self.operations, self.door) = (opened[0], opened[1], Some(door));
+    }
+
+    /// Where clients come in.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it keeps everything.
+    pub fn state(&self) -> PathBuf {
+        self.data.path().to_owned()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(binary("rollout"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("USER", "ada");
+        if let Some(chromium) = std::env::var_os("CHROMIUM") {
+            command.env("CHROMIUM", chromium);
+        }
+        command.arg("--state").arg(self.data.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Begins a `rollout` command.
+    pub fn begin(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command();
+        command.arg("--json").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("the command starts");
+        let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        Running { child, lines, read: Vec::new() }
+    }
+
+    /// Gives a `rollout` command, to its end.
+    pub async fn rollout(&self, arguments: &[&str]) -> Ended {
+        self.begin(arguments).end().await
+    }
+
+    /// What `rollout status` sees, with the number of each color's replicas in service.
+    pub async fn seen(&self) -> Value {
+        let mut seen = get(self.operations, "/platform").await.json();
+        for color in ["blue", "green"] {
+            let addresses = seen["routing"][color].as_array().map_or(0, Vec::len);
+            seen[color]["ready"] = addresses.into();
+        }
+        seen
+    }
+
+    /// Waits until the platform looks like that.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let seen = self.seen().await;
+            if condition(&seen) {
+                return seen;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it took too long until {what}: {seen}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Kills a color's processes.
+    pub async fn kill(&self, color: &str) {
+        for process in self.seen().await[color]["processes"].as_array().into_iter().flatten() {
+            signal("KILL", u32::try_from(process["pid"].as_u64().expect("it has a pid")).expect("it is one"));
+        }
+    }
+
+    /// The one value that a query gives, as text.
+    pub async fn query(&self, sql: &'static str) -> String {
+        let config = DatabaseConfig {
+            data_dir: self.data.path().join("database"),
+            path: std::env::var_os("PATH"),
+            ..DatabaseConfig::default()
+        };
+        let database = Database::open(config).await.expect("the private PostgreSQL is joined");
+        let sql = Box::leak(format!("SELECT coalesce((({sql}))::text, '')").into_boxed_str());
+        let row = database.get().await.expect("PostgreSQL answers").query_opt(sql, &[]).await.expect("the query is one");
+        let value = row.expect("a query of one value gives it").get(0);
+        database.close().await.expect("a database can be closed");
+        value
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        // The colors outlive the door by design, and not the test.
+        let colors = std::fs::read(self.data.path().join("colors.json")).unwrap_or_default();
+        let colors: Value = serde_json::from_slice(&colors).unwrap_or_default();
+        if let Some(mut door) = self.door.take() {
+            let _ = door.start_kill();
+        }
+        for color in ["blue", "green"] {
+            for process in colors[color]["processes"].as_array().into_iter().flatten() {
+                let _ = std::process::Command::new("kill").args(["-KILL", &process["pid"].to_string()]).status();
+            }
+        }
+        let pid_file = self.data.path().join("database/cluster/postmaster.pid");
+        if let Some(pid) = std::fs::read_to_string(pid_file).ok().and_then(|text| text.lines().next().map(str::to_owned)) {
+            let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
+        }
+    }
+}
+
+impl Running {
+    /// Waits until a step of this name begins.
+    pub async fn begins(&mut self, step: &str) {
+        let begins = async {
+            loop {
+                let line = self.next().await.unwrap_or_else(|| panic!("it ended before {step}: {:?}", self.read));
+                if line["step"] == step && line["state"] == "begun" {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, begins).await.unwrap_or_else(|_| panic!("{step} never begins: {:?}", self.read));
+    }
+
+    /// Kills it.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it is ours to kill");
+    }
+
+    /// Waits for its end.
+    pub async fn end(mut self) -> Ended {
+        let mut stderr = self.child.stderr.take().expect("stderr is piped");
+        let complaints = tokio::spawn(async move {
+            let mut text = String::new();
+            let _ = tokio::io::AsyncReadExt::read_to_string(&mut stderr, &mut text).await;
+            text
+        });
+        let end = async {
+            while self.next().await.is_some() {}
+            self.child.wait().await.expect("a child can be waited for").code()
+        };
+        let code = tokio::time::timeout(PATIENCE * 3, end).await.unwrap_or_else(|_| panic!("it does not end: {:?}", self.read));
+        Ended { code, lines: self.read, stderr: complaints.await.expect("it is read") }
+    }
+
+    async fn next(&mut self) -> Option<Value> {
+        let line = self.lines.next_line().await.expect("what it says is text")?;
+        let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.read.push(line.clone());
+        Some(line)
+    }
+}
+
+impl Ended {
+    /// Its last line.
+    pub fn last(&self) -> &Value {
+        self.lines.last().unwrap_or_else(|| panic!("it said nothing: {}", self.stderr))
+    }
+
+    /// What a step came to.
+    pub fn step(&self, name: &str) -> &Value {
+        let step = self.lines.iter().find(|line| line["step"] == name && line["state"] != "begun");
+        step.unwrap_or_else(|| panic!("there is no {name}: {:?} {}", self.lines, self.stderr))
+    }
+
+    /// Fails unless it ended so.
+    pub fn assert(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{:#?}\n{}", self.lines, self.stderr);
+        self
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    let sent = std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {pid}");
+}
