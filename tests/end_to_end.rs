@@ -15,5 +15,6 @@ mod outlive;
 mod published;
 mod rollout;
 mod sessions;
+mod soak;
 mod subscriptions;
 mod widget;

@@ -134,10 +134,14 @@ impl Rollout {
     pub async fn run(self, goal: &Goal) -> (End, Report) {
         let before = self.earlier();
         let (samples, events) = before.map_or_else(Default::default, |report| (report.samples, report.events));
-        let recorder = Recorder::start(self.driver.clone(), self.http.clone(), samples, events);
+        let is_deploy = matches!(goal, Goal::Deploy { .. });
+        // A switch by itself is over in a moment, and nothing is to be in its way.
+        let after = if is_deploy { Duration::ZERO } else { Duration::from_millis(500) };
+        let recorder = Recorder::start(self.driver.clone(), self.http.clone(), samples, events, after);
         let steps = match &self.journal {
-            Some(journal) => journal.steps(&self.entry.id).await.unwrap_or_default(),
-            None => Vec::new(),
+            // Only a deploy is gone on with.
+            Some(journal) if is_deploy => journal.steps(&self.entry.id).await.unwrap_or_default(),
+            _ => Vec::new(),
         };
         let baseline = self.entry.baseline.clone().map(|calls| Done { calls, ..Done::default() });
         let mut work = Work {

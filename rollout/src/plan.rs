@@ -211,10 +211,6 @@ pub fn plan(goal: &Goal, manner: &Manner, seen: &Observation, passed: &[String])
             }
         }
         Goal::Switch { back, .. } => {
-            if !back {
-                let step = Step::Gate(Gate::Ready);
-                add(step, is_passed(step), words(step, goal));
-            }
             add(Step::Shift(100), seen.share(to) == 100, words(Step::Shift(100), goal));
             for step in [Step::Prove, Step::Shed] {
                 add(step, is_passed(step), words(step, goal));

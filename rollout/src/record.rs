@@ -59,14 +59,14 @@ const WITHIN: Duration = Duration::from_secs(2);
 // === impl Recorder ===
 
 impl Recorder {
-    /// Begins, after what an earlier life recorded.
+    /// Begins after a while, and after what an earlier life recorded.
     #[must_use]
-    pub fn start(driver: Arc<dyn Driver>, http: Http, samples: Vec<Sample>, events: Vec<Event>) -> Self {
+    pub fn start(driver: Arc<dyn Driver>, http: Http, samples: Vec<Sample>, events: Vec<Event>, after: Duration) -> Self {
         let record = Arc::new(Mutex::new(Record { samples, events, ..Record::default() }));
         let task = tokio::spawn({
             let record = record.clone();
             async move {
-                let mut ticks = tokio::time::interval(EVERY);
+                let mut ticks = tokio::time::interval_at(Instant::now() + after, EVERY);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 let mut before = Instant::now();
                 loop {

@@ -473,7 +473,7 @@ impl Chart {
             chart("Latency", "", 132.0, Unit::Time, latency.into_iter().flatten().collect()),
             chart("In flight", "calls", 68.0, Unit::Things, lines(|f| Some(f.in_flight as f64))),
             chart("Streams", "open", 68.0, Unit::Things, lines(|f| Some(f.streams as f64))),
-            chart("Sessions", "pinned", 68.0, Unit::Things, lines(|f| Some(f.sessions as f64))),
+            chart("Sessions", "open", 68.0, Unit::Things, lines(|f| Some(f.sessions as f64))),
         ]
     }
 

@@ -129,6 +129,13 @@ impl Local {
         self.begin(arguments).end().await
     }
 
+    /// Gives a `rollout` command whose words go where ours go. Whether it did what it should.
+    pub async fn shown(&self, arguments: &[&str]) -> bool {
+        let mut command = self.command();
+        command.args(arguments).kill_on_drop(true);
+        command.status().await.expect("the command starts").success()
+    }
+
     /// What `rollout status` sees, with the number of each color's replicas in service.
     pub async fn seen(&self) -> Value {
         let mut seen = get(self.operations, "/platform").await.json();
