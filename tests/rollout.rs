@@ -8,6 +8,7 @@ use tests::{
     http::{Connection, get},
     load::{Load, Mix},
     local::Local,
+    node,
     receiver::Receiver,
     server::binary,
 };
@@ -111,6 +112,11 @@ async fn a_build_goes_live_in_steps_and_back_and_is_retired_and_no_client_notice
     assert_eq!(goals, [r#""retire" "done""#, r#""switch" "done""#, r#""rollback" "done""#, r#""deploy" "done""#]);
     let report = std::fs::read_to_string(history.last()[3]["report"].as_str().expect("it has a report")).expect("it was written");
     assert!(report.contains("2.0.0+dev") && report.contains("<svg"), "{report}");
+    let file = history.last()[3]["report"].as_str().expect("it has a report");
+    let shots = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/rollout-screenshots");
+    let shots = shots.to_str().expect("a path of ours is text");
+    let looked = node::node("report.mjs", &["--file", file, "--shots", shots]).await;
+    assert!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread")]

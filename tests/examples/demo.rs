@@ -8,7 +8,7 @@
 #![expect(clippy::print_stdout, reason = "it is there to be watched")]
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -58,7 +58,7 @@ async fn main() {
 
     scene("$ rollout deploy mcp-server --env RELEASE_VERSION=2.0.0 --bake 8");
     let deploy = ["deploy", &image, "--env", "RELEASE_VERSION=2.0.0", "--load-for", "2", "--bake", "8"];
-    moved(&recorder, &local, &deploy, "deployed: green is live", Color::Green).await;
+    moved(&local, &deploy).await;
 
     scene("The data moves to its new shape, row by row, while both colors write");
     for arguments in [["migrate", "backfill"], ["migrate", "validate"], ["migrate", "advance"]] {
@@ -70,9 +70,9 @@ async fn main() {
     tokio::time::sleep(SCENE).await;
 
     scene("$ rollout rollback");
-    moved(&recorder, &local, &["rollback"], "rolled back", Color::Blue).await;
+    moved(&local, &["rollback"]).await;
     scene("$ rollout switch");
-    moved(&recorder, &local, &["switch"], "switched again", Color::Green).await;
+    moved(&local, &["switch"]).await;
 
     scene("The clients leave, and say what they met");
     stop.store(true, Ordering::Relaxed);
@@ -84,7 +84,17 @@ async fn main() {
     let kept = local.query("SELECT count(*) FROM appointments").await;
     println!("{} answers that were no answer; {kept} of {} bookings are there", outcome.errors.len(), outcome.booked.len());
 
-    let (samples, events) = recorder.so_far();
+    let (samples, mut events) = recorder.so_far();
+    let (mut steps, mut switches) = (Vec::new(), Vec::new());
+    // The commands know best when what they did took effect.
+    for report in reports(&local.state().join("reports")) {
+        events.extend(report.events);
+        switches.extend(report.switches);
+        if report.goal == "deploy" {
+            steps = report.steps;
+        }
+    }
+    events.sort_by_key(|event| event.at_ms);
     let side = |color, version: &str| Side { color, build: Some(format!("{version}+dev")) };
     let report = Report {
         id: "demo".to_owned(),
@@ -97,10 +107,10 @@ async fn main() {
         reason: None,
         began_ms: begun,
         ended_ms: Some(now_ms()),
-        steps: Vec::new(),
+        steps,
         events,
         samples,
-        switches: Vec::new(),
+        switches,
     };
     let file = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "target/demo.html".to_owned()));
     std::fs::write(&file, report::html(&report)).expect("the report can be written");
@@ -108,19 +118,30 @@ async fn main() {
 }
 
 /// Runs a `rollout` command as a person would see it, and lets the clients go on for a while.
-async fn moved(recorder: &Recorder, local: &Local, arguments: &[&str], words: &str, color: Color) {
+async fn moved(local: &Local, arguments: &[&str]) {
     assert!(local.shown(arguments).await, "rollout {arguments:?}");
-    recorder.event(words, Some(color));
     tokio::time::sleep(SCENE).await;
 }
 
-/// One session of rmcp's client, from before the first deploy until after the last switch.
+/// What the commands wrote, in their order.
+fn reports(directory: &Path) -> Vec<Report> {
+    let files = std::fs::read_dir(directory).expect("every command writes a report").flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|ending| ending == "json")).collect();
+    files.sort();
+    let read = |file: &PathBuf| serde_json::from_slice(&std::fs::read(file).expect("it is readable")).expect("it is a report");
+    files.iter().map(read).collect()
+}
+
+/// One conversation after the other in one session of rmcp's client, from before the first deploy until after the last switch.
 async fn one_session(url: String, stop: Arc<AtomicBool>, calls: Arc<AtomicU64>) {
     let client = ClientConfig::default().serve(StreamableHttpClientTransport::from_uri(url)).await.expect("it connects");
     while !stop.load(Ordering::Relaxed) {
-        let arguments = json!({ "userId": "ada" }).as_object().cloned();
+        // What a conversation remembers is the table that is moved to its new shape meanwhile.
+        let arguments = json!({ "userId": "ada", "timeZone": "Europe/Berlin" }).as_object().cloned();
         let mut call = CallToolRequestParams::new("search_appointments");
         call.arguments = arguments;
+        let conversation = json!({ "openai/session": format!("demo-{}", calls.load(Ordering::Relaxed)) });
+        call.meta = serde_json::from_value(conversation).expect("it is an object");
         let result = client.call_tool(call).await.expect("every call is answered");
         assert_ne!(result.is_error, Some(true), "{result:?}");
         calls.fetch_add(1, Ordering::Relaxed);
