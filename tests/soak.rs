@@ -30,6 +30,7 @@ const BETWEEN: u64 = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn switches_under_mixed_load_lose_double_and_misroute_nothing() {
+    #[expect(clippy::disallowed_methods, reason = "`./dev soak` says how many")]
     let switches = std::env::var("SOAK_SWITCHES").map_or(SWITCHES, |word| word.parse().expect("SOAK_SWITCHES is a number"));
     let image = binary("mcp-server").display().to_string();
     let local = Local::up(&binary("mcp-server"), &[], 1).await;

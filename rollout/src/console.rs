@@ -31,7 +31,7 @@ pub enum Mark {
 // === impl Console ===
 
 impl Console {
-    /// For people, or for machines. `no_color` is what NO_COLOR says (https://no-color.org).
+    /// For people, or for machines. `no_color` is what NO_COLOR says (<https://no-color.org>).
     #[must_use]
     pub fn new(json: bool, no_color: bool) -> Self {
         let is_terminal = std::io::stdout().is_terminal();

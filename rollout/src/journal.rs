@@ -229,7 +229,7 @@ impl Journal {
     /// [`JournalError::Open`], and what the database says.
     pub async fn begin(&self, entry: &Entry) -> Result<(), JournalError> {
         let image = entry.image.as_ref().map(Json);
-        let replicas = i32::try_from(entry.replicas).unwrap_or(i32::MAX);
+        let replicas = i64::from(entry.replicas);
         let (from, to) = (entry.from.as_str(), entry.to.as_str());
         let parameters = [
             (&entry.id as _, Type::TEXT),
@@ -241,7 +241,7 @@ impl Journal {
             (&entry.from_build as _, Type::TEXT),
             (&entry.to_build as _, Type::TEXT),
             (&image as _, Type::JSONB),
-            (&replicas as _, Type::INT4),
+            (&replicas as _, Type::INT8),
         ];
         let sql = "INSERT INTO mcp_rollouts (id, goal, platform, started_by, from_color, to_color, from_build, to_build, image, \
              replicas) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
@@ -463,7 +463,7 @@ fn entry(row: &Row) -> Result<Entry, JournalError> {
         from_build: row.get(6),
         to_build: row.get(7),
         image: json(8).and_then(|image| serde_json::from_value(image).ok()),
-        replicas: row.get::<_, i32>(9).unsigned_abs(),
+        replicas: u32::try_from(row.get::<_, i64>(9)).unwrap_or_default(),
         state: row.get(10),
         reason: row.get(11),
         approved_by: row.get(12),

@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS mcp_rollouts (
     to_build text,
     -- What is deployed: name and environment; NULL when only traffic moves.
     image jsonb,
-    replicas integer NOT NULL,
+    replicas bigint NOT NULL,
     -- open, done, rolled_back, failed, aborted
     state text NOT NULL DEFAULT 'open',
     reason text,
