@@ -79,14 +79,8 @@ async fn a_build_goes_live_in_steps_and_back_and_is_retired_and_no_client_notice
     local.rollout(&["switch"]).await.assert(0);
     load.more(50).await;
     // Blue is kept for as long as going back is to be instant, and then until nothing holds on to it.
-    assert!(
-        local.rollout(&["retire"]).await.assert(4).last()["reason"].as_str().is_some_and(|words| words.contains("kept warm"))
-    );
-    assert!(
-        local.rollout(&["retire", "green"]).await.assert(4).last()["reason"]
-            .as_str()
-            .is_some_and(|words| words.contains("switch to blue first"))
-    );
+    local.rollout(&["retire"]).await.refused(4, "kept warm");
+    local.rollout(&["retire", "green"]).await.refused(4, "switch to blue first");
     local.rollout(&["retire", "--warm", "0", "--max-age", "30"]).await.assert(0);
     assert_eq!(local.seen().await["blue"]["processes"], json!([]));
     load.more(50).await;
@@ -96,11 +90,9 @@ async fn a_build_goes_live_in_steps_and_back_and_is_retired_and_no_client_notice
     assert_eq!(booked, outcome.booked.len(), "a booking was lost or made twice");
 
     // Going back to who is gone is refused, with what to do.
-    assert!(
-        local.rollout(&["rollback"]).await.assert(4).last()["reason"]
-            .as_str()
-            .is_some_and(|words| words.contains("deploy a build there"))
-    );
+    local.rollout(&["rollback"]).await.refused(4, "say which color");
+    local.rollout(&["rollback", "blue"]).await.refused(4, "deploy a build there");
+    local.rollout(&["retire", "--warm", "0"]).await.refused(4, "nothing to retire");
     let history = local.rollout(&["history"]).await;
     let goals: Vec<_> = history
         .last()
@@ -254,13 +246,20 @@ async fn going_back_works_in_the_middle_of_a_deploy_and_the_deploy_lets_go() {
     let image = server().display().to_string();
     let local = Local::up(&server(), &[], 1).await;
     let load = Load::start(local.address(), Mix::default()).await;
-    for step in ["smoke", "load", "bake"] {
-        let mut running =
-            local.begin(&deploy(&image, &["--bake", "60", "--load-for", "20"][..if step == "bake" { 2 } else { 4 }]));
+    for step in ["smoke", "load", "approve", "bake"] {
+        let more = match step {
+            "load" => &["--bake", "60", "--load-for", "20"][..],
+            "approve" => &["--bake", "60", "--approval"],
+            _ => &["--bake", "60"],
+        };
+        let mut running = local.begin(&deploy(&image, more));
         running.begins(step).await;
+        // It may even be asleep meanwhile, and wake up in the midst of what it does.
+        running.signal("STOP");
         let ended = local.rollout(&["rollback", "--reason", "it smells"]).await;
         ended.assert(0);
         assert_eq!(answers_as(&local).await, "blue", "{step}");
+        running.signal("CONT");
         running.end().await.assert(75);
         assert_eq!(answers_as(&local).await, "blue", "{step}: who lost the lease moved the traffic");
         local.until("green is gone", |seen| seen["green"]["processes"] == json!([])).await;
@@ -269,9 +268,12 @@ async fn going_back_works_in_the_middle_of_a_deploy_and_the_deploy_lets_go() {
     let states = "SELECT string_agg(goal || ' ' || state, ', ' ORDER BY goal) FROM mcp_rollouts";
     assert_eq!(
         local.query(states).await,
-        ["deploy aborted"; 3].into_iter().chain(["rollback done"; 3]).collect::<Vec<_>>().join(", ")
+        ["deploy aborted"; 4].into_iter().chain(["rollback done"; 4]).collect::<Vec<_>>().join(", ")
     );
-    assert_eq!(local.query("SELECT count(*) FROM mcp_rollouts WHERE reason = 'it smells'").await, "3");
+    assert_eq!(local.query("SELECT count(*) FROM mcp_rollouts WHERE reason = 'it smells'").await, "4");
+    // Two people who go back at the same moment go back once.
+    local.rollout(&["rollback"]).await.refused(4, "say which color");
+    assert_eq!(answers_as(&local).await, "blue");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,11 +295,8 @@ async fn one_at_a_time() {
     assert_eq!(first.end().await.assert(0).step("approve")["words"], "approved by ada");
     second.end().await.assert(0);
     // Green was 2.0.0, so 3.0.0 is blue again.
-    let seen = local.seen().await;
-    assert_eq!(
-        (answers_as(&local).await, &seen["blue"]["image"]["environment"]["RELEASE_VERSION"]),
-        ("blue".to_owned(), &json!("3.0.0"))
-    );
+    assert_eq!(answers_as(&local).await, "blue");
+    assert!(get(local.address(), "/health").await.head.contains("release-build: 3.0.0+dev"));
 
     // A lease that is taken away is noticed.
     let mut third = local.begin(&deploy(&image, &[&PLAIN[..], &["--approval", "--replace"]].concat()));
@@ -344,7 +343,91 @@ async fn going_back_needs_no_journal() {
     ended.assert(0);
     assert!(ended.stderr.contains("without a journal and without a lease"), "{}", ended.stderr);
     assert_eq!(answers_as(&local).await, "blue");
-    // Everything else needs it.
+    local.rollout(&["rollback", "--database-url", nowhere]).await.refused(4, "blue is live, and nothing is known");
+    // Everything else needs it, and works after it.
     local.rollout(&["switch", "--database-url", nowhere]).await.assert(69);
     assert_eq!(answers_as(&local).await, "blue");
+    local.rollout(&["switch"]).await.assert(0);
+    local.rollout(&["rollback", "--database-url", nowhere]).await.assert(0);
+    assert_eq!(answers_as(&local).await, "blue");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_was_found_bad_is_not_shipped_by_whoever_goes_on() {
+    let image = faulty().display().to_string();
+    let mut local = Local::up(&faulty(), &[], 1).await;
+    let when = local.state().join("turn-bad");
+    let fault = format!("FAULT_WHEN={}", when.display());
+    let secret = "API_KEY=hunter2";
+    let more = [&PLAIN[..], &["--env", "FAULT=bake", "--env", &fault, "--env", secret, "--bake", "30"]].concat();
+    let arguments = deploy(&image, &more);
+    let mut running = local.begin(&arguments);
+    running.begins("bake").await;
+    // The platform dies and comes back, and the rollout waits for it.
+    local.kill_and_open_again().await;
+    std::fs::write(&when, "").expect("the state directory is writable");
+    let address = local.address();
+    let calls = tokio::spawn(async move {
+        loop {
+            let mut connection = Connection::open(address).await;
+            for _ in 0..20 {
+                connection.ask("tools/call", &json!({ "name": "echo", "arguments": {} }), "").await;
+            }
+        }
+    });
+    // It dies the moment that it has found out: green has the traffic then, and nobody undoes it.
+    running.fails("bake").await;
+    running.kill().await;
+    let ended = local.rollout(&arguments).await;
+    assert!(ended.assert(3).last()["reason"].as_str().is_some_and(|reason| reason.contains("errors")), "{:?}", ended.last());
+    assert_eq!(answers_as(&local).await, "blue");
+    assert_eq!(local.seen().await["green"]["processes"], json!([]));
+    calls.abort();
+
+    // What an image was told is nobody's to read.
+    let seen = local.seen().await.to_string();
+    let said = [local.rollout(&["status"]).await, local.rollout(&["history"]).await].map(|ended| format!("{ended:?}"));
+    assert!(seen.contains("RELEASE_VERSION") || said[1].contains("API_KEY"), "{seen} {said:?}");
+    assert!(!seen.contains("hunter2") && !said.concat().contains("hunter2"), "{seen} {said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_there_is_there_again_and_one_platform_keeps_it() {
+    let image = faulty().display().to_string();
+    let mut local = Local::up(&faulty(), &[], 1).await;
+    local.rollout(&deploy(&image, &[&PLAIN[..], &["--bake", "0"]].concat())).await.assert(0);
+    let second = local.rollout(&["local", "up", &image, "--listen", "127.0.0.1:0", "--operations-listen", "127.0.0.1:0"]).await;
+    assert_eq!(second.code, Some(70));
+    assert!(second.stderr.contains("another `rollout local up` keeps"), "{}", second.stderr);
+    assert_eq!(local.down().await, Some(0));
+    local.up_again().await;
+    local.until("green is back", |seen| seen["green"]["ready"] == 1 && seen["blue"]["ready"] == 1).await;
+    assert_eq!(answers_as(&local).await, "green");
+    assert!(get(local.address(), "/health").await.head.contains("release-build: 2.0.0+dev"));
+
+    // A retire that was stopped half-way is gone on with, or ended; it moves nothing.
+    let mut stream = Connection::open_stream(local.address()).await;
+    local.rollout(&["rollback"]).await.assert(0);
+    let mut held = Connection::open_stream(local.address()).await;
+    local.rollout(&["switch"]).await.assert(0);
+    drop(tokio::time::timeout(std::time::Duration::from_secs(20), stream.read_until("retry:")).await);
+    let mut retire = local.begin(&["retire", "--warm", "0"]);
+    retire.begins("drained").await;
+    retire.kill().await;
+    local.rollout(&["switch"]).await.refused(4, "is not finished");
+    local.rollout(&["abort"]).await.assert(0);
+    assert_eq!(answers_as(&local).await, "green");
+    drop(tokio::time::timeout(std::time::Duration::from_secs(20), held.read_until("retry:")).await);
+    local.rollout(&["retire", "--warm", "0", "--max-age", "5"]).await.assert(0);
+
+    // A page in the operator's browser is no operator.
+    let mut connection = Connection::open(local.operations()).await;
+    let host = local.operations();
+    connection
+        .send(format!("POST /live/blue HTTP/1.1\r\nhost: {host}\r\norigin: http://evil\r\ncontent-length: 0\r\n\r\n").as_bytes())
+        .await;
+    assert_eq!(connection.answer().await.status, 403);
+    let mut connection = Connection::open(local.operations()).await;
+    connection.send(b"GET /platform HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
+    assert_eq!(connection.answer().await.status, 403);
 }

@@ -83,13 +83,29 @@ async fn hear(State(tell): State<Arc<watch::Sender<Option<String>>>>, Json(said)
             None => return StatusCode::BAD_REQUEST,
         },
     };
-    tell.send_replace(Some(reason));
+    tell.send_replace(Some(crate::plain(&reason)));
     StatusCode::ACCEPTED
 }
 
 // === impl Watch ===
 
 impl Watch {
+    /// Whether the questions can be asked, before anything depends on them.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn reach_prometheus(&self, http: &Http) -> Result<(), String> {
+        let Some(base) = &self.prometheus else { return Ok(()) };
+        for query in &self.queries {
+            let address = format!("{}/api/v1/query?query={}", base.trim_end_matches('/'), crate::http::encoded(query));
+            let answer = http.get(&address, PROMETHEUS_WITHIN).await.map_err(|failure| crate::chain(&failure))?;
+            if !answer.status.is_success() {
+                return Err(format!("Prometheus answers {} to `{query}`: {}", answer.status, answer.text()));
+            }
+        }
+        Ok(())
+    }
+
     /// Compares what both colors did.
     #[must_use]
     pub fn compare(&self, baseline: &Done, candidate: &Done) -> Comparison {

@@ -4,6 +4,7 @@ mod local;
 
 use std::{
     collections::BTreeMap,
+    io::IsTerminal,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -130,22 +131,22 @@ struct Gates {
     #[arg(long, value_name = "TOOL=JSON", value_parser = probe)]
     probe: Vec<(String, Value)>,
     /// The longest that such a call may take.
-    #[arg(long, default_value_t = 500, value_name = "MS")]
+    #[arg(long, default_value_t = 500, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     latency: u64,
     /// A build whose contract clients still hold, beside the live one's; again for another one.
     #[arg(long, value_name = "BUILD")]
     published: Vec<String>,
     /// The load, as a multiple of the live color's calls per second.
-    #[arg(long, default_value_t = 1.5, value_name = "FACTOR")]
+    #[arg(long, value_parser = amount, default_value_t = 1.5, value_name = "FACTOR")]
     load_factor: f64,
     /// But at least so many calls per second.
-    #[arg(long, default_value_t = 50.0, value_name = "RATE")]
+    #[arg(long, value_parser = amount, default_value_t = 50.0, value_name = "RATE")]
     load_least: f64,
     /// And at most so many.
-    #[arg(long, default_value_t = 500.0, value_name = "RATE")]
+    #[arg(long, value_parser = amount, default_value_t = 500.0, value_name = "RATE")]
     load_most: f64,
     /// For how long.
-    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    #[arg(long, value_parser = amount, default_value_t = 5.0, value_name = "SECONDS")]
     load_for: f64,
     /// The 99th percentile under that load.
     #[arg(long, default_value_t = 500, value_name = "MS")]
@@ -165,7 +166,7 @@ struct WatchArguments {
     #[arg(long, value_name = "ADDRESS")]
     alert_listen: Option<SocketAddr>,
     /// A Prometheus to ask.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = url)]
     prometheus: Option<String>,
     /// What to ask it: any value other than 0 is a reason to go back. Again for another question.
     #[arg(long, value_name = "PROMQL", requires = "prometheus")]
@@ -176,7 +177,7 @@ struct WatchArguments {
 #[derive(Clone, Debug, Args)]
 struct Tell {
     /// Tell this webhook how it ended, in the form that Slack reads.
-    #[arg(long, value_name = "URL", env = "ALERT_WEBHOOK", hide_env_values = true)]
+    #[arg(long, value_name = "URL", env = "ALERT_WEBHOOK", hide_env_values = true, value_parser = url)]
     alert_webhook: Option<String>,
     /// Where reports are written. Without it, `reports` in --state.
     #[arg(long, value_name = "DIR")]
@@ -220,6 +221,8 @@ pub(crate) struct Switch {
 /// `rollback` and `abort`
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Rollback {
+    /// To which color. Without it, the one that had the traffic before.
+    to: Option<Color>,
     /// Why, for the journal and for alerts.
     #[arg(long)]
     reason: Option<String>,
@@ -255,7 +258,7 @@ pub(crate) struct Retire {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct History {
     /// How many.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..))]
     most: i64,
 }
 
@@ -306,6 +309,11 @@ impl Common {
         }
     }
 
+    /// Whether the log has colors.
+    pub(crate) fn paints_errors(&self) -> bool {
+        std::io::stderr().is_terminal() && !self.no_color
+    }
+
     fn console(&self) -> Arc<Console> {
         Arc::new(Console::new(self.json, self.no_color))
     }
@@ -318,6 +326,13 @@ impl Common {
 
     /// The journal, in the database that both colors share.
     async fn journal(&self) -> Result<Journal, Stop> {
+        if self.database_url.is_none() && !rollout::local::Place::file(&self.state).exists() {
+            let words = format!(
+                "no platform has ever run in {}: start it with `rollout local up`, or name its --state",
+                self.state.display()
+            );
+            return Err(Stop(words, UNAVAILABLE));
+        }
         let away = |failure: &dyn std::error::Error| Stop(format!("the journal: {}", chain(failure)), UNAVAILABLE);
         let config = DatabaseConfig {
             url: self.database_url.clone(),
@@ -333,9 +348,35 @@ impl Common {
 
     fn report(&self, stop: &Stop) -> ExitCode {
         let Stop(words, code) = stop;
-        let value = json!({ "outcome": if *code == BUSY { "busy" } else { "refused" }, "reason": words });
-        self.console().ends(&value, &format!("error: {words}"), false);
+        let outcome = match *code {
+            BUSY => "busy",
+            UNAVAILABLE => "unavailable",
+            _ => "refused",
+        };
+        // A plan that was printed has said it all.
+        if !words.is_empty() {
+            self.console().ends(&json!({ "outcome": outcome, "reason": words }), &format!("error: {words}"), false);
+        }
         ExitCode::from(*code)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "every command has all of it at hand, and nothing of it belongs together")]
+    async fn run(
+        &self,
+        goal: &Goal,
+        entry: Entry,
+        driver: Arc<dyn Driver>,
+        http: Http,
+        held: Option<(Journal, Lease)>,
+        settings: Settings,
+        tell: &Tell,
+        seen: &Observation,
+        commanded: Instant,
+    ) -> (End, Report) {
+        let (journal, lease) = held.unzip();
+        let webhook = tell.alert_webhook.clone().map(|address| Webhook::new(address, http.clone()));
+        let (console, unleased) = (self.console(), seen.epoch);
+        Rollout { driver, http, journal, lease, unleased, settings, console, webhook, entry, commanded }.run(goal).await
     }
 
     fn reports(&self, tell: &Tell) -> PathBuf {
@@ -460,27 +501,32 @@ pub(crate) async fn deploy(common: Common, deploy: Deploy, commanded: Instant) -
 async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> Result<(End, Report), Stop> {
     let http = Http::new();
     let driver = common.driver(&http)?;
+    let settings = deploy.settings(common);
+    settings.usable(&http).await.map_err(|words| Stop(words, REFUSED))?;
     let journal = common.journal().await?;
     let seen = driver.observe().await?;
-    let lease = take(common, &journal, &seen, Duration::from_secs(deploy.wait)).await?;
+    let lease = take(common, &*driver, &journal, &seen, Duration::from_secs(deploy.wait)).await?;
     // Looked at again under the lease: whoever had it may have moved everything.
     let seen = driver.observe().await?;
-    let settings = deploy.settings(common);
+    let image = deploy.image();
     let (goal, entry) = match journal.open_entry().await? {
         None => {
             let goal = deploy.goal(&seen);
-            let plan = rollout::plan::plan(&goal, &settings.manner, &seen, &[]);
-            if !plan.obstacles.is_empty() && !settings.force {
+            let mut obstacles = rollout::plan::plan(&goal, &settings.manner, &seen, &[]).obstacles;
+            // Nothing helps against a program that is not there.
+            let missing = driver.missing(&image);
+            if missing.is_some() || !obstacles.is_empty() && !settings.force {
+                obstacles.extend(missing);
                 lease.release().await;
-                return Err(Stop(plan.obstacles.join("\n       "), REFUSED));
+                return Err(Stop(obstacles.join("\n       "), REFUSED));
             }
             let entry = common.entry(&goal, &seen);
             journal.begin(&entry).await?;
             (goal, entry)
         }
-        Some(open) if open.goal == "deploy" && open.image.as_ref() == Some(&deploy.image()) => {
-            common.console().say(&format!("goes on with {}", open.id));
-            let goal = Goal::Deploy { image: deploy.image(), replicas: open.replicas, from: open.from };
+        Some(open) if open.goal == "deploy" && open.image.as_ref() == Some(&image.hidden()) => {
+            common.console().resumes(&open.id);
+            let goal = Goal::Deploy { image, replicas: open.replicas, from: open.from };
             (goal, open)
         }
         Some(open) => {
@@ -488,15 +534,18 @@ async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> R
             return Err(JournalError::Open(open.id).into());
         }
     };
-    let webhook = deploy.tell.alert_webhook.clone().map(|address| Webhook::new(address, http.clone()));
-    let console = common.console();
-    let rollout =
-        Rollout { driver, http, journal: Some(journal), lease: Some(lease), settings, console, webhook, entry, commanded };
-    Ok(rollout.run(&goal).await)
+    let held = Some((journal, lease));
+    Ok(common.run(&goal, entry, driver, http, held, settings, &deploy.tell, &seen, commanded).await)
 }
 
-/// Takes the lease, and waits for whoever has it.
-async fn take(common: &Common, journal: &Journal, seen: &Observation, wait: Duration) -> Result<Lease, Stop> {
+/// Takes the lease, waits for whoever has it, and lets nobody before move anything any more.
+async fn take(
+    common: &Common,
+    driver: &dyn Driver,
+    journal: &Journal,
+    seen: &Observation,
+    wait: Duration,
+) -> Result<Lease, Stop> {
     let begun = Instant::now();
     loop {
         match journal.take(&common.by, seen.epoch, false).await {
@@ -504,9 +553,37 @@ async fn take(common: &Common, journal: &Journal, seen: &Observation, wait: Dura
                 tracing::debug!("{} is at it", held.holder);
                 tokio::time::sleep(LOOK).await;
             }
-            taken => return Ok(taken?),
+            taken => {
+                let lease = taken?;
+                driver.fence(lease.epoch()).await?;
+                return Ok(lease);
+            }
         }
     }
+}
+
+/// Begins a rollout in the journal, or goes on with the one that is open when it is the same.
+async fn begin(journal: &Journal, entry: Entry) -> Result<Entry, JournalError> {
+    match journal.begin(&entry).await {
+        Err(JournalError::Open(id)) => match journal.open_entry().await? {
+            Some(open) if (&open.goal, open.from, open.to) == (&entry.goal, entry.from, entry.to) => Ok(open),
+            _ => Err(JournalError::Open(id)),
+        },
+        begun => begun.map(|()| entry),
+    }
+}
+
+/// Whether a plan may be begun; a dry run prints it.
+fn may_begin(common: &Common, goal: &Goal, seen: &Observation, dry_run: bool, force: bool) -> Result<bool, Stop> {
+    if dry_run {
+        return if print_plan(common, goal, &Manner::default(), seen, None) {
+            Ok(false)
+        } else {
+            Err(Stop(String::new(), REFUSED))
+        };
+    }
+    let obstacles = rollout::plan::plan(goal, &Manner::default(), seen, &[]).obstacles;
+    if obstacles.is_empty() || force { Ok(true) } else { Err(Stop(obstacles.join("\n       "), REFUSED)) }
 }
 
 pub(crate) async fn switch(common: Common, switch: Switch, commanded: Instant) -> ExitCode {
@@ -520,61 +597,29 @@ pub(crate) async fn switch(common: Common, switch: Switch, commanded: Instant) -
             let words = "both colors get traffic: say which one is to get all of it, `rollout switch blue` or `green`";
             return Err(Stop(words.to_owned(), REFUSED));
         };
-        let goal = Goal::Switch { to, back: false };
-        if switch.dry_run {
-            print_plan(&common, &goal, &Manner::default(), &seen);
+        let goal = Goal::Switch { to, back: false, stop: false };
+        if !may_begin(&common, &goal, &seen, switch.dry_run, switch.force)? {
             return Ok(None);
         }
-        let obstacles = rollout::plan::plan(&goal, &Manner::default(), &seen, &[]).obstacles;
-        if !obstacles.is_empty() && !switch.force {
-            return Err(Stop(obstacles.join("\n       "), REFUSED));
-        }
-        let lease = take(&common, &journal, &seen, Duration::ZERO).await?;
-        if let Some(open) = journal.open_entry().await? {
-            lease.release().await;
-            return Err(JournalError::Open(open.id).into());
-        }
+        let lease = take(&common, &*driver, &journal, &seen, Duration::ZERO).await?;
+        let entry = begin(&journal, common.entry(&goal, &seen)).await?;
         let settings = Settings { force: switch.force, ..common.settings(&switch.tell) };
-        Ok(Some(
-            move_traffic(&common, goal, driver, http, Some((journal, lease)), settings, &switch.tell, &seen, commanded).await?,
-        ))
+        let held = Some((journal, lease));
+        Ok(Some(common.run(&goal, entry, driver, http, held, settings, &switch.tell, &seen, commanded).await))
     };
-    match run.await {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(ended)) => finish(&common, Ok(ended)),
-        Err(stop) => common.report(&stop),
-    }
+    ended(&common, run.await)
 }
 
-#[expect(clippy::too_many_arguments, reason = "a switch and a rollback differ in little, and have all of it at hand")]
-async fn move_traffic(
-    common: &Common,
-    goal: Goal,
-    driver: Arc<dyn Driver>,
-    http: Http,
-    journal: Option<(Journal, Lease)>,
-    settings: Settings,
-    tell: &Tell,
-    seen: &Observation,
-    commanded: Instant,
-) -> Result<(End, Report), Stop> {
-    let entry = common.entry(&goal, seen);
-    let (journal, lease) = journal.unzip();
-    if let Some(journal) = &journal {
-        journal.begin(&entry).await?;
+fn ended(common: &Common, ended: Result<Option<(End, Report)>, Stop>) -> ExitCode {
+    match ended {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(ended)) => finish(common, Ok(ended)),
+        Err(stop) => common.report(&stop),
     }
-    let webhook = tell.alert_webhook.clone().map(|address| Webhook::new(address, http.clone()));
-    let console = common.console();
-    let rollout = Rollout { driver, http, journal, lease, settings, console, webhook, entry, commanded };
-    Ok(rollout.run(&goal).await)
 }
 
 pub(crate) async fn rollback(common: Common, back: Rollback, commanded: Instant, is_abort: bool) -> ExitCode {
-    match begin_rollback(&common, &back, commanded, is_abort).await {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(ended)) => finish(&common, Ok(ended)),
-        Err(stop) => common.report(&stop),
-    }
+    ended(&common, begin_rollback(&common, &back, commanded, is_abort).await)
 }
 
 async fn begin_rollback(
@@ -586,65 +631,103 @@ async fn begin_rollback(
     let http = Http::new();
     let driver = common.driver(&http)?;
     let console = common.console();
-    let (journal, seen) = tokio::join!(tokio::time::timeout(JOURNAL_WITHIN, common.journal()), driver.observe());
-    let seen = seen?;
-    let journal = match journal {
-        Ok(Ok(journal)) => Some(journal),
+    let seen = driver.observe().await?;
+    // Whatever the journal does, it is not in the way: going back is for when everything else goes wrong.
+    let asked = tokio::time::timeout(JOURNAL_WITHIN, async {
+        let journal = common.journal().await?;
+        // Whoever is at it has to let go: that is what going back from any state means.
+        let lease = if back.dry_run { None } else { Some(journal.take(&common.by, seen.epoch, true).await?) };
+        // Read once nobody else acts.
+        let open = journal.open_entry().await?;
+        Ok::<_, Stop>((journal, lease, open))
+    });
+    let (journal, lease, open) = match asked.await {
+        Ok(Ok((journal, lease, open))) => (Some(journal), lease, open),
         Ok(Err(Stop(words, _))) => {
             console.warn(&format!("{words}: it goes on without a journal and without a lease"));
-            None
+            (None, None, None)
         }
         Err(_) => {
             console.warn("the journal does not answer: it goes on without it and without a lease");
-            None
+            (None, None, None)
         }
     };
-    let open = match &journal {
-        Some(journal) => journal.open_entry().await?,
-        None => None,
-    };
-    if is_abort && open.is_none() {
-        return Err(Stop("no rollout is open: nothing is to be aborted".to_owned(), REFUSED));
+    let unleased = lease.as_ref().map_or(seen.epoch.saturating_add(1), Lease::epoch);
+    if !back.dry_run {
+        // Who was at it moves nothing from now on, wherever it is in what it does.
+        driver.fence(unleased).await?;
     }
-    let to = match &open {
-        Some(open) if open.goal != "retire" => open.from,
-        _ => match seen.live() {
-            Some(live) => live.other(),
-            None => Color::Blue,
-        },
+    let seen = driver.observe().await?;
+    if is_abort && open.is_none() {
+        let words = "no rollout is open, so there is nothing to abort; `rollout status` says what is live";
+        return Err(Stop(words.to_owned(), REFUSED));
+    }
+    let reason =
+        back.reason.clone().unwrap_or_else(|| format!("{} {}", common.by, if is_abort { "aborted it" } else { "went back" }));
+    let to = match (&back.to, &open) {
+        (Some(to), _) => Some(*to),
+        (None, Some(open)) if open.goal == "rollback" => Some(open.to),
+        (None, Some(open)) if open.goal != "retire" => Some(open.from),
+        (None, Some(_)) if is_abort => seen.live(),
+        _ => seen.before,
     };
-    let goal = Goal::Switch { to, back: true };
-    if back.dry_run {
-        print_plan(common, &goal, &Manner::default(), &seen);
+    let close = async |open: &Entry, journal: &Journal| {
+        tokio::time::timeout(JOURNAL_WITHIN, journal.end(&open.id, "aborted", Some(&rollout::plain(&reason)), None)).await
+    };
+    // A retire moves no traffic, and a rollback of one neither: it is over, and that is all.
+    if let (Some(open), Some(journal), true) = (&open, &journal, is_abort && !back.dry_run)
+        && open.goal == "retire"
+    {
+        let _ = close(open, journal).await;
+        console.ends(&json!({ "outcome": "done", "aborted": open.id }), &format!("{} is aborted", open.id), true);
         return Ok(None);
     }
-    let plan = rollout::plan::plan(&goal, &Manner::default(), &seen, &[]);
+    let Some(to) = to else {
+        let live = seen.live().map_or_else(|| "both colors get traffic".to_owned(), |live| format!("{live} is live"));
+        let words = format!(
+            "{live}, and nothing is known that it was switched from: say which color is to get all traffic, `rollout rollback \
+             blue` or `green`"
+        );
+        return Err(Stop(words, REFUSED));
+    };
+    let started = open.as_ref().filter(|open| open.goal == "deploy" && open.to == to.other());
+    let stop = started.is_some_and(|open| seen.slot(open.to).image == open.image && open.image.is_some());
+    let goal = Goal::Switch { to, back: true, stop };
     let stays = seen.share(to) == 100;
-    if !plan.obstacles.is_empty() && !stays {
-        return Err(Stop(plan.obstacles.join("\n       "), REFUSED));
+    // Where the traffic is already there, nobody has to be ready to take it.
+    if !may_begin(common, &goal, &seen, back.dry_run, stays)? {
+        return Ok(None);
     }
-    // Whoever is at it has to let go: that is what going back from any state means.
-    let mut held = None;
-    if let Some(journal) = journal {
-        let lease = journal.take(&common.by, seen.epoch, true).await?;
-        if let Some(open) = &open {
-            let reason = back.reason.clone().unwrap_or_else(|| format!("{} went back", common.by));
-            journal.end(&open.id, "aborted", Some(&reason), None).await?;
+    let entry = common.entry(&goal, &seen);
+    let held = match (journal, lease) {
+        (Some(journal), Some(lease)) => {
+            let written = tokio::time::timeout(JOURNAL_WITHIN, async {
+                if let Some(open) = open.as_ref().filter(|open| open.goal != "rollback" || open.to != to) {
+                    journal.end(&open.id, "aborted", Some(&rollout::plain(&reason)), None).await?;
+                }
+                begin(&journal, entry.clone()).await
+            });
+            match written.await {
+                Ok(Ok(begun)) => Some((journal, lease, begun)),
+                Ok(Err(failure)) => {
+                    console.warn(&format!("{}: it goes on without a journal", chain(&failure)));
+                    None
+                }
+                Err(_) => {
+                    console.warn("the journal does not answer: it goes on without it");
+                    None
+                }
+            }
         }
-        held = Some((journal, lease));
-    }
+        _ => None,
+    };
+    let (held, entry) = match held {
+        Some((journal, lease, begun)) => (Some((journal, lease)), begun),
+        None => (None, entry),
+    };
+    let seen = Observation { epoch: unleased, ..seen };
     let settings = Settings { force: true, ..common.settings(&back.tell) };
-    let stopper = (driver.clone(), held.as_ref().map_or(i64::MAX / 2, |(_, lease)| lease.epoch()));
-    let ended = move_traffic(common, goal, driver, http, held, settings, &back.tell, &seen, commanded).await?;
-    // What an unfinished deploy started, nobody needs any more.
-    if ended.0 == End::Done
-        && let Some(open) = open.filter(|open| open.goal == "deploy")
-        && seen.slot(open.to).image == open.image
-    {
-        console.say(&format!("{} is stopped: its deploy was not finished", open.to));
-        stopper.0.stop(open.to, stopper.1).await?;
-    }
-    Ok(Some(ended))
+    Ok(Some(common.run(&goal, entry, driver, http, held, settings, &back.tell, &seen, commanded).await))
 }
 
 pub(crate) async fn retire(common: Common, retire: Retire, commanded: Instant) -> ExitCode {
@@ -655,23 +738,11 @@ pub(crate) async fn retire(common: Common, retire: Retire, commanded: Instant) -
         let color = retire.color.or_else(|| seen.live().map(Color::other));
         let Some(color) = color else { return Err(Stop("both colors get traffic: switch first".to_owned(), REFUSED)) };
         let goal = Goal::Retire { color };
-        let plan = rollout::plan::plan(&goal, &Manner::default(), &seen, &[]);
-        if !plan.obstacles.is_empty() {
-            return Err(Stop(plan.obstacles.join("; "), REFUSED));
-        }
-        if retire.dry_run {
-            print_plan(&common, &goal, &Manner::default(), &seen);
+        if !may_begin(&common, &goal, &seen, retire.dry_run, false)? {
             return Ok(None);
         }
-        let lease = take(&common, &journal, &seen, Duration::ZERO).await?;
-        if let Some(open) = journal.open_entry().await? {
-            lease.release().await;
-            return Err(JournalError::Open(open.id).into());
-        }
-        let switched =
-            journal.history(50).await?.into_iter().filter(|entry| entry.to != color).find_map(|entry| entry.switched_ms);
-        let warm_until = switched.map_or(0, |switched| switched + retire.warm * 1000);
-        let left = Duration::from_millis(warm_until.saturating_sub(now_ms()));
+        let lease = take(&common, &*driver, &journal, &seen, Duration::ZERO).await?;
+        let left = journal.warm_for(color, retire.warm).await?;
         if !left.is_zero() && !retire.wait {
             lease.release().await;
             let words = format!(
@@ -681,15 +752,12 @@ pub(crate) async fn retire(common: Common, retire: Retire, commanded: Instant) -
             return Err(Stop(words, REFUSED));
         }
         tokio::time::sleep(left).await;
+        let entry = begin(&journal, common.entry(&goal, &seen)).await?;
         let settings = Settings { drained_within: Duration::from_secs(retire.max_age), ..common.settings(&retire.tell) };
         let held = Some((journal, lease));
-        Ok(Some(move_traffic(&common, goal, driver, http, held, settings, &retire.tell, &seen, commanded).await?))
+        Ok(Some(common.run(&goal, entry, driver, http, held, settings, &retire.tell, &seen, commanded).await))
     };
-    match run.await {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(ended)) => finish(&common, Ok(ended)),
-        Err(stop) => common.report(&stop),
-    }
+    ended(&common, run.await)
 }
 
 /// Says how it ended, and how the process ends.
@@ -704,14 +772,26 @@ fn finish(common: &Common, ended: Result<(End, Report), Stop>) -> ExitCode {
         End::Done if report.goal == "retire" => (format!("{} is gone", report.from.color), 0),
         End::Done => (format!("{name} is live"), 0),
         End::RolledBack(reason) => (format!("rolled back to {}: {reason}", report.from.color), ROLLED_BACK),
-        End::Failed(reason) => (format!("failed, and {} never stopped serving: {reason}", report.from.color), FAILED),
+        End::Failed(reason) if report.goal == "deploy" => {
+            (format!("failed, and {} never stopped serving: {reason}", report.from.color), FAILED)
+        }
+        End::Failed(reason) => (format!("failed: {reason}"), FAILED),
+        End::Stuck(reason) => {
+            (format!("stuck: {reason}\n`rollout status` says what is live; the same command goes on with it"), UNAVAILABLE)
+        }
         End::Refused(reasons) => (format!("refused: {}", reasons.join("\n         ")), REFUSED),
         End::Lost(reason) => (reason.clone(), BUSY),
-        End::Interrupted => ("interrupted: the same command goes on with it, `rollout abort` ends it".to_owned(), INTERRUPTED),
+        End::Interrupted(live) => {
+            (format!("interrupted: {live}. The same command goes on with it, `rollout rollback` takes it back"), INTERRUPTED)
+        }
     };
     let mut value = end.to_json();
     value["rollout"] = json!(report.id);
     value["switches"] = json!(report.switches);
+    let file = common.state.join("reports").join(format!("{}.html", report.id));
+    if file.is_file() {
+        common.console().say(&format!("report: {}", file.canonicalize().unwrap_or(file).display()));
+    }
     common.console().ends(&value, &words, code == 0);
     ExitCode::from(code)
 }
@@ -721,7 +801,8 @@ pub(crate) async fn plan(common: Common, deploy: Deploy) -> ExitCode {
         let driver = common.driver(&Http::new())?;
         let seen = driver.observe().await?;
         let goal = deploy.goal(&seen);
-        Ok::<_, Stop>(print_plan(&common, &goal, &deploy.settings(&common).manner, &seen))
+        let missing = driver.missing(&deploy.image());
+        Ok::<_, Stop>(print_plan(&common, &goal, &deploy.settings(&common).manner, &seen, missing))
     };
     match run.await {
         Ok(true) => ExitCode::SUCCESS,
@@ -740,8 +821,9 @@ const CHECKLIST: [(&str, &str); 6] = [
     ("after", "the report says what both colors did; `rollout history` lists them"),
 ];
 
-fn print_plan(common: &Common, goal: &Goal, manner: &Manner, seen: &Observation) -> bool {
-    let plan = rollout::plan::plan(goal, manner, seen, &[]);
+fn print_plan(common: &Common, goal: &Goal, manner: &Manner, seen: &Observation, missing: Option<String>) -> bool {
+    let mut plan = rollout::plan::plan(goal, manner, seen, &[]);
+    plan.obstacles.extend(missing);
     let console = common.console();
     let free = plan.obstacles.is_empty();
     if common.json {
@@ -776,15 +858,22 @@ pub(crate) async fn status(common: Common) -> ExitCode {
         let driver = common.driver(&Http::new())?;
         let seen = driver.observe().await?;
         let journal = tokio::time::timeout(JOURNAL_WITHIN, common.journal()).await;
-        let (held, open, problem) = match journal {
-            Ok(Ok(journal)) => (journal.held().await?, journal.open_entry().await?, None),
-            Ok(Err(Stop(words, _))) => (None, None, Some(words)),
-            Err(_) => (None, None, Some("the journal does not answer".to_owned())),
+        let (held, open, step, problem) = match journal {
+            Ok(Ok(journal)) => {
+                let open = journal.open_entry().await?;
+                let steps = match &open {
+                    Some(open) => journal.steps(&open.id).await?,
+                    None => Vec::new(),
+                };
+                (journal.held().await?, open, steps.into_iter().next_back(), None)
+            }
+            Ok(Err(Stop(words, _))) => (None, None, None, Some(words)),
+            Err(_) => (None, None, None, Some("the journal does not answer".to_owned())),
         };
         let console = common.console();
         if common.json {
             let value = json!({ "platform": driver.platform(), "entrance": driver.entrance(), "live": seen.live(),
-                "seen": seen, "lease": held, "open": open, "problem": problem });
+                "seen": seen, "lease": held, "open": open, "step": step, "problem": problem });
             console.ends(&value, "", true);
             return Ok::<_, Stop>(());
         }
@@ -793,13 +882,26 @@ pub(crate) async fn status(common: Common) -> ExitCode {
         for color in [Color::Blue, Color::Green] {
             say_slot(&console, color, seen.slot(color), seen.share(color));
         }
-        if let Some(open) = open {
-            console.say(&format!(
-                "\n{} by {} is not finished: the same command goes on with it, `rollout abort` ends it",
-                open.id, open.by
-            ));
+        for color in [Color::Blue, Color::Green] {
+            if seen.share(color) > 0 && seen.slot(color).ready() == 0 {
+                console.say(&format!("\n{} % OF THE TRAFFIC GO TO {color}, AND NO REPLICA OF IT IS READY", seen.share(color)));
+            }
         }
-        if let Some(held) = held {
+        if let Some(open) = open {
+            let at = step.map_or_else(String::new, |step| format!(", at `{}` ({})", step.step, step.state));
+            let what = open.image.as_ref().map_or_else(String::new, |image| {
+                let names: Vec<_> = image.environment.keys().map(|name| format!(" --env {name}=…")).collect();
+                format!(" {}{}", image.name, names.concat())
+            });
+            console.say(&format!("\nnot finished{at}: `rollout {}{what}` by {} ({})", open.goal, open.by, open.id));
+            match &held {
+                Some(held) => console.say(&format!("  {} is at it, for {} s more unless it goes on", held.holder, held.seconds)),
+                None => console.say("  NOBODY IS AT IT: that command goes on with it, `rollout abort` ends it"),
+            }
+            if open.approved_by.is_none() && at.contains("`approve`") {
+                console.say("  it waits for a person: `rollout approve`");
+            }
+        } else if let Some(held) = held {
             console.say(&format!("\n{} is at it, for {} s more unless it goes on", held.holder, held.seconds));
         }
         if let Some(problem) = problem {
@@ -814,6 +916,9 @@ pub(crate) async fn status(common: Common) -> ExitCode {
 }
 
 fn say_slot(console: &Console, color: Color, slot: &Slot, share: u8) {
+    if slot.is_empty() {
+        return console.say(&format!("\n{color}  {share} %  nothing runs"));
+    }
     let image = slot.image.as_ref().map_or("nothing", |image| &image.name);
     let build = slot.build().unwrap_or("no build");
     console.say(&format!("\n{color}  {share} %  {} of {} ready  {build}\n  {image}", slot.ready(), slot.wanted));
@@ -879,13 +984,24 @@ pub(crate) async fn ask(common: Common, gate: Gate, ask: AskGate) -> ExitCode {
 }
 
 pub(crate) async fn approve(common: Common) -> ExitCode {
-    let run = async { Ok::<_, Stop>(common.journal().await?.approve(&common.by).await?) };
+    let run = async {
+        let journal = common.journal().await?;
+        let open = journal.open_entry().await?;
+        let Some(open) = open else { return Err(Stop("no rollout is open, so there is nothing to approve".to_owned(), REFUSED)) };
+        let steps = journal.steps(&open.id).await?;
+        if !steps.iter().any(|step| step.step == Gate::Approve.name() && step.state == "begun") {
+            return Err(Stop(format!("{} does not wait for a person; `rollout status` says where it is", open.id), REFUSED));
+        }
+        journal.approve(&common.by).await?;
+        Ok::<_, Stop>(open)
+    };
     match run.await {
-        Ok(Some(id)) => {
-            common.console().ends(&json!({ "approved": id }), &format!("{id} is approved"), true);
+        Ok(open) => {
+            let build = open.to_build.as_deref().unwrap_or("a build that has not said its name");
+            let words = format!("{} may go on: {} {build} becomes live", open.id, open.to);
+            common.console().ends(&json!({ "approved": open.id }), &words, true);
             ExitCode::SUCCESS
         }
-        Ok(None) => common.report(&Stop("no rollout is open".to_owned(), REFUSED)),
         Err(stop) => common.report(&stop),
     }
 }
@@ -925,7 +1041,9 @@ pub(crate) async fn history(common: Common, history: History) -> ExitCode {
         let took =
             entry.ended_ms.map_or_else(String::new, |ended| span(Duration::from_millis(ended.saturating_sub(entry.began_ms))));
         let build = entry.to_build.as_deref().unwrap_or("");
-        console.say(&format!("{at}  {:8}  {:11}  {:5}  {build}  {took}  by {}", entry.goal, entry.state, entry.to, entry.by));
+        let color = if entry.goal == "retire" { entry.from } else { entry.to };
+        let build = if entry.goal == "retire" { entry.from_build.as_deref().unwrap_or("") } else { build };
+        console.say(&format!("{at}  {:8}  {:11}  {color:5}  {build}  {took}  by {}", entry.goal, entry.state, entry.by));
         let reason = entry.reason.map(|reason| format!("    why: {reason}"));
         for line in reason.into_iter().chain(entry.report.map(|report| format!("    report: {report}"))) {
             console.say(&line);
@@ -939,6 +1057,19 @@ fn pair(word: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(format!("`{word}` is not NAME=VALUE")),
     }
+}
+
+fn amount(word: &str) -> Result<f64, String> {
+    match word.parse::<f64>() {
+        Ok(amount) if amount.is_finite() && amount > 0.0 => Ok(amount),
+        _ => Err("say a number greater than 0".to_owned()),
+    }
+}
+
+fn url(word: &str) -> Result<String, String> {
+    let word = word.trim();
+    let host = word.strip_prefix("https://").or_else(|| word.strip_prefix("http://")).and_then(|rest| rest.split('/').next());
+    if host.is_some_and(|host| !host.is_empty()) { Ok(word.to_owned()) } else { Err("say http://… or https://…".to_owned()) }
 }
 
 fn probe(word: &str) -> Result<(String, Value), String> {

@@ -77,6 +77,9 @@ struct Ranks {
     p: f64,
 }
 
+/// However little is known of the baseline, this share of failing calls is not how a live color is.
+const THIN: f64 = 0.1;
+
 /// Of fewer answered calls on a side, ranks are not judged. From eight on the normal approximation is close (Mann and Whitney).
 const LEAST_RANKED: u64 = 8;
 
@@ -92,7 +95,7 @@ const NEGLIGIBLE: f64 = 1e-17;
 ///   1934), and a rate that is more than a margin above the baseline's. The terms are summed at any size; nothing is
 ///   approximated. A baseline without calls counts as one that never fails: an exact binomial test says whether the candidate's
 ///   rate is more than the margin. Against a baseline with few calls and no error among them Fisher's test finds little. There
-///   the candidate is worse as well when its rate is more than the 3 / n that n good calls leave possible, at most a half (the
+///   the candidate is worse as well when its rate is more than the 3 / n that n good calls leave possible, at most a tenth (the
 ///   rule of three: J. A. Hanley and A. Lippman-Hand, JAMA 249, 1983, 1743-1745).
 /// - **Latency**: the U test of H. B. Mann and D. R. Whitney (Ann. Math. Stat. 18, 1947, 50-60), one-sided, over buckets. Calls
 ///   in one bucket are tied, the variance is corrected for ties (E. L. Lehmann, Nonparametrics, 1975, section 1.4), and the
@@ -159,7 +162,9 @@ impl Comparison {
     fn judge_errors(&mut self, baseline: &Calls, candidate: &Calls, limits: &Limits) {
         let tolerated = match baseline.total {
             0 => Some(limits.error_margin),
-            few if few < limits.least_calls && baseline.errors == 0 => Some((3.0 / few as f64).min(0.5).max(limits.error_margin)),
+            few if few < limits.least_calls && baseline.errors == 0 => {
+                Some((3.0 / few as f64).min(THIN).max(limits.error_margin))
+            }
             _ => None,
         };
         let of_both = fisher(candidate.errors, candidate.total, baseline.errors, baseline.total);
@@ -608,7 +613,7 @@ mod tests {
         assert_worse(&judge(&baseline, &around(2.0, 95, 1, 5)), "errors: 5 of 100 calls (5.0 %) against 0 of 0; binomial p = ");
         // One call that went well does not excuse a color that answers nothing.
         let comparison = judge(&around(0.004, 1, 1, 0), &around(0.004, 0, 1, 50));
-        assert_worse(&comparison, "errors: 50 of 50 calls (100.0 %) against 0 of 1; binomial p = 9e-16 of more than 50.0 %");
+        assert_worse(&comparison, "errors: 50 of 50 calls (100.0 %) against 0 of 1; binomial p = 1e-50 of more than 10.0 %");
         // Fewer errors do not prove anything against so few calls.
         assert_eq!(judge(&around(0.004, 30, 1, 0), &around(0.004, 950, 1, 50)).verdict, Verdict::Alike);
     }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::plan::Step;
@@ -15,6 +15,7 @@ use crate::plan::Step;
 pub struct Console {
     /// One JSON document per line, on standard output.
     json: bool,
+    is_terminal: bool,
     colors: bool,
     bar: ProgressBar,
 }
@@ -35,9 +36,10 @@ impl Console {
     #[must_use]
     pub fn new(json: bool, no_color: bool) -> Self {
         let is_terminal = std::io::stdout().is_terminal();
-        let bar = if is_terminal && !json { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        // Shown while a step goes on, and only then.
+        let bar = ProgressBar::hidden();
         bar.set_style(ProgressStyle::with_template("{spinner} {prefix:10} {wide_msg}").expect("the template is valid"));
-        Self { json, colors: is_terminal && !no_color, bar }
+        Self { json, is_terminal, colors: is_terminal && !no_color, bar }
     }
 
     /// A step begins.
@@ -45,6 +47,11 @@ impl Console {
         if self.json {
             return self.line(&json!({ "event": "step", "step": step, "state": "begun" }).to_string());
         }
+        if !self.is_terminal {
+            // Whoever reads a pipe wants to know what it is that takes so long.
+            return self.line(&format!("...  {:10} {words}", step.name()));
+        }
+        self.bar.set_draw_target(ProgressDrawTarget::stderr());
         self.bar.set_prefix(step.name());
         self.bar.set_message(words.to_owned());
         self.bar.enable_steady_tick(Duration::from_millis(100));
@@ -67,6 +74,7 @@ impl Console {
             );
         }
         self.bar.disable_steady_tick();
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
         let (sign, color) = if mark == Mark::Passed { ("ok", "32") } else { ("FAIL", "31") };
         let sign = self.painted(&format!("{sign:4}"), color);
         self.line(&format!("{sign} {:10} {words} ({})", step.name(), span(took)));
@@ -98,7 +106,19 @@ impl Console {
         if self.json {
             return self.line(&value.to_string());
         }
-        self.line(&self.painted(words, if good { "1;32" } else { "1;31" }));
+        if good {
+            return self.line(&self.painted(words, "1;32"));
+        }
+        let mut err = std::io::stderr().lock();
+        let _ = writeln!(err, "{}", self.painted(words, "1;31"));
+    }
+
+    /// A rollout that was begun before goes on.
+    pub fn resumes(&self, id: &str) {
+        if self.json {
+            return self.line(&json!({ "event": "resumed", "rollout": id }).to_string());
+        }
+        self.line(&format!("goes on with {id}"));
     }
 
     fn painted(&self, words: &str, color: &str) -> String {

@@ -5,10 +5,11 @@
 
 pub mod local;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bg_runtime::Color;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::http::{Http, HttpError};
 
@@ -22,6 +23,25 @@ pub struct Image {
     pub environment: BTreeMap<String, String>,
 }
 
+// === impl Image ===
+
+impl Image {
+    /// The same, with a digest in place of what each variable says: enough to tell whether two are alike.
+    #[must_use]
+    pub fn hidden(&self) -> Self {
+        let hide = |(name, value): (&String, &String)| {
+            let digest = Sha256::digest(value.as_bytes());
+            let hidden: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let is_hidden = value.starts_with(DIGEST);
+            (name.clone(), if is_hidden { value.clone() } else { format!("{DIGEST}{hidden}") })
+        };
+        Self { name: self.name.clone(), environment: self.environment.iter().map(hide).collect() }
+    }
+}
+
+/// Stands before a digest.
+const DIGEST: &str = "sha256:";
+
 /// A platform at one moment.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +50,8 @@ pub struct Observation {
     pub green_percent: u8,
     /// The epoch of the rollout that moved traffic last.
     pub epoch: i64,
+    /// The color that had all traffic before: where going back leads.
+    pub before: Option<Color>,
     /// What runs as blue.
     pub blue: Slot,
     /// What runs as green.
@@ -40,7 +62,7 @@ pub struct Observation {
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Slot {
-    /// What is meant to run.
+    /// What is meant to run, [hidden](Image::hidden).
     pub image: Option<Image>,
     /// How many replicas are meant to run.
     pub wanted: u32,
@@ -102,8 +124,14 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Where clients come in, as `http://host:port`.
     fn entrance(&self) -> String;
 
+    /// Why this cannot be run at all, as far as that can be told from here.
+    fn missing(&self, image: &Image) -> Option<String>;
+
     /// Looks.
     async fn observe(&self) -> Result<Observation, DriverError>;
+
+    /// Lets no rollout with a smaller epoch change anything from now on.
+    async fn fence(&self, epoch: i64) -> Result<(), DriverError>;
 
     /// Lets this run as a color. What ran there before is stopped.
     async fn run(&self, color: Color, image: &Image, replicas: u32, epoch: i64) -> Result<(), DriverError>;
@@ -114,8 +142,8 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Lets this many of a hundred requests go to green. When it returns, no new request goes elsewhere.
     async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError>;
 
-    /// Runs the image once with these arguments, to its end.
-    async fn task(&self, image: &Image, arguments: &[&str]) -> Result<Ended, DriverError>;
+    /// Runs the image once with these arguments, to its end, or to the end of its time.
+    async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError>;
 }
 
 // === impl Observation ===
@@ -187,7 +215,7 @@ impl From<HttpError> for DriverError {
 
 /// Asks a replica whether it is ready and what it is.
 pub(crate) async fn ask(http: &Http, replica: &mut Replica) {
-    let within = std::time::Duration::from_secs(2);
+    let within = Duration::from_secs(2);
     let Ok(answer) = http.get(&format!("http://{}/ready", replica.operations), within).await else { return };
     let said = answer.json();
     replica.ready = answer.status.is_success();

@@ -62,6 +62,8 @@ pub struct Rollout {
     pub journal: Option<Journal>,
     /// The lease in it.
     pub lease: Option<Lease>,
+    /// The epoch without one: greater than any that the platform has heard.
+    pub unleased: i64,
     /// What it is told.
     pub settings: Settings,
     /// Where it is said.
@@ -85,10 +87,12 @@ pub enum End {
     Failed(String),
     /// Nothing was begun, for these reasons.
     Refused(Vec<String>),
+    /// It could not be brought to an end, for this reason; the same command goes on with it.
+    Stuck(String),
     /// Somebody else took over.
     Lost(String),
-    /// A signal; it can be gone on with.
-    Interrupted,
+    /// A signal; it can be gone on with. Who gets the traffic meanwhile.
+    Interrupted(String),
 }
 
 /// A rollout under way.
@@ -106,6 +110,8 @@ struct Work<'a> {
     ear: Option<Ear>,
     /// When the last move was decided.
     decided: Instant,
+    /// Whether this rollout has let something run.
+    has_started: bool,
 }
 
 /// What came of a step.
@@ -115,6 +121,8 @@ enum Came {
     Interrupted,
 }
 
+/// How long a platform may be away before that is an answer.
+const AWAY_FOR: Duration = Duration::from_secs(30);
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a switch may take to show.
 const PROVED_WITHIN: Duration = Duration::from_secs(30);
@@ -126,6 +134,25 @@ const PROMETHEUS_EVERY: u32 = 10;
 const STOPPED_WITHIN: Duration = Duration::from_secs(90);
 /// How long the end waits until people have been told.
 const TOLD_WITHIN: Duration = Duration::from_secs(15);
+
+// === impl Settings ===
+
+impl Settings {
+    /// Whether what is needed in the end is there in the beginning.
+    ///
+    /// # Errors
+    /// What is not, in words.
+    pub async fn usable(&self, http: &Http) -> Result<(), String> {
+        let trial = self.reports.join(".trial");
+        let write = || {
+            std::fs::create_dir_all(&self.reports)?;
+            std::fs::write(&trial, "")?;
+            std::fs::remove_file(&trial)
+        };
+        write().map_err(|failure| format!("reports cannot be written to {}: {failure}", self.reports.display()))?;
+        self.watch.reach_prometheus(http).await
+    }
+}
 
 // === impl Rollout ===
 
@@ -139,9 +166,13 @@ impl Rollout {
         let after = if is_deploy { Duration::ZERO } else { Duration::from_millis(500) };
         let recorder = Recorder::start(self.driver.clone(), self.http.clone(), samples, events, after);
         let steps = match &self.journal {
-            // Only a deploy is gone on with.
-            Some(journal) if is_deploy => journal.steps(&self.entry.id).await.unwrap_or_default(),
-            _ => Vec::new(),
+            // Only a deploy is gone on with; a switch is made again.
+            Some(journal) if is_deploy => journal.steps(&self.entry.id).await,
+            _ => Ok(Vec::new()),
+        };
+        let (steps, unreadable) = match steps {
+            Ok(steps) => (steps, None),
+            Err(failure) => (Vec::new(), Some(crate::chain(&failure))),
         };
         let baseline = self.entry.baseline.clone().map(|calls| Done { calls, ..Done::default() });
         let mut work = Work {
@@ -155,8 +186,12 @@ impl Rollout {
             mark: Done::default(),
             ear: None,
             decided: self.commanded,
+            has_started: steps.iter().any(|step| step.step == "start"),
         };
-        let end = work.run().await;
+        let end = match unreadable {
+            Some(words) => End::Stuck(format!("what was done before cannot be read: {words}")),
+            None => work.run(&steps).await,
+        };
         let report = work.report(&end);
         let file = if matches!(end, End::Refused(_)) { None } else { self.keep(&report) };
         drop(work);
@@ -195,7 +230,7 @@ impl Rollout {
             End::Failed(reason) => ("failed", Some(reason.as_str())),
             End::Refused(_) => ("failed", Some("refused")),
             // It is somebody else's now, or is gone on with.
-            End::Lost(_) | End::Interrupted => ("", None),
+            End::Lost(_) | End::Interrupted(_) | End::Stuck(_) => ("", None),
         };
         if let Some(journal) = &self.journal
             && !state.is_empty()
@@ -218,30 +253,36 @@ impl Rollout {
 // === impl Work ===
 
 impl Work<'_> {
-    async fn run(&mut self) -> End {
+    async fn run(&mut self, before: &[StepEntry]) -> End {
+        if let Some(end) = self.unfinished(before).await {
+            return end;
+        }
         let console = &self.rollout.console;
         if let Some(address) = self.rollout.settings.watch.alert_listen {
             match Ear::open(address).await {
                 Ok(ear) => self.ear = Some(ear),
-                Err(failure) => return End::Failed(format!("cannot listen for alerts on {address}: {failure}")),
+                Err(failure) => return End::Stuck(format!("cannot listen for alerts on {address}: {failure}")),
             }
         }
         let mut first = true;
         loop {
             let (seen, plan) = match self.look().await {
                 Ok(looked) => looked,
-                Err(failure) if first => return End::Failed(crate::chain(&failure)),
-                Err(failure) => return self.undo(Step::Prove, crate::chain(&failure)).await,
+                Err(failure) if first => return End::Stuck(crate::chain(&failure)),
+                Err(failure) => return self.undo("observe", crate::chain(&failure)).await,
             };
             if first && !plan.obstacles.is_empty() && !self.rollout.settings.force {
                 return End::Refused(plan.obstacles);
             }
             first = false;
             let Some(step) = plan.next() else { return End::Done };
-            if let Some(lease) = &self.rollout.lease
-                && let Err(failure) = lease.check().await
-            {
-                return self.without_lease(failure).await;
+            if let Some(lease) = &self.rollout.lease {
+                match lease.check().await {
+                    Ok(()) => {}
+                    Err(failure @ JournalError::Lost) => return self.without_lease(failure).await,
+                    // Nobody can take it either; and whoever did has told the platform.
+                    Err(failure) => console.warn(&format!("the lease: {}", crate::chain(&failure))),
+                }
             }
             let words = plan.steps.iter().find(|planned| planned.step == step).map(|planned| planned.words.clone());
             console.begins(step, &words.unwrap_or_default());
@@ -263,9 +304,9 @@ impl Work<'_> {
                 }
             };
             let finding = match came {
-                Came::Finding(finding) => finding,
+                Came::Finding(finding) => finding.plain(),
                 Came::Lost => return self.without_lease(JournalError::Lost).await,
-                Came::Interrupted => return End::Interrupted,
+                Came::Interrupted => return End::Interrupted(self.meanwhile().await),
             };
             let mark = if finding.passed { Mark::Passed } else { Mark::Failed };
             console.ended(step, mark, &finding.words, &finding.details, begun.elapsed());
@@ -280,19 +321,57 @@ impl Work<'_> {
                 details: finding.details.clone(),
             });
             if !finding.passed {
-                return self.undo(step, finding.words).await;
+                return self.undo(&step.name(), finding.words).await;
             }
             self.passed.push(step.name());
             if self.rollout.entry.goal == "deploy" {
-                self.rollout.keep(&self.report(&End::Interrupted));
+                self.rollout.keep(&self.report(&End::Interrupted(String::new())));
+            }
+        }
+    }
+
+    /// An earlier life of this rollout found it bad, and did not come to the end of undoing it; or somebody did that for it.
+    async fn unfinished(&mut self, before: &[StepEntry]) -> Option<End> {
+        if let Some(failed) = before.iter().find(|step| step.state == "failed") {
+            return Some(self.undo(&failed.step, failed.words.clone()).await);
+        }
+        let has_moved =
+            before.iter().any(|step| step.state == "passed" && (step.step == "switch" || step.step.starts_with("shift-")));
+        if has_moved
+            && let Ok(seen) = self.observe().await
+            && seen.share(self.goal.color()) == 0
+        {
+            let words = "the traffic was moved back while nobody was at it".to_owned();
+            return Some(self.undo("switch", words).await);
+        }
+        None
+    }
+
+    /// Looks, and again for a while when the platform does not answer: one that is just being started again does soon.
+    async fn observe(&self) -> Result<Observation, DriverError> {
+        let begun = Instant::now();
+        loop {
+            match self.rollout.driver.observe().await {
+                Err(DriverError::Away(..)) if begun.elapsed() < AWAY_FOR => tokio::time::sleep(LOOK).await,
+                seen => return seen,
             }
         }
     }
 
     async fn look(&self) -> Result<(Observation, Plan), DriverError> {
-        let seen = self.rollout.driver.observe().await?;
+        let seen = self.observe().await?;
         let plan = plan(self.goal, &self.rollout.settings.manner, &seen, &self.passed);
         Ok((seen, plan))
+    }
+
+    /// Who has the traffic while nobody is at it.
+    async fn meanwhile(&self) -> String {
+        let color = self.goal.color();
+        match self.rollout.driver.observe().await {
+            Ok(seen) if seen.share(color) == 0 => format!("{} has all the traffic, as before", color.other()),
+            Ok(seen) => format!("{} % of the traffic go to {color}, and nobody watches it now", seen.share(color)),
+            Err(failure) => format!("who has the traffic is not known ({})", crate::chain(&failure)),
+        }
     }
 
     /// The lease is somebody else's, or nobody knows. Nothing is touched.
@@ -320,8 +399,9 @@ impl Work<'_> {
         }
     }
 
+    /// Without a lease, the next one after whatever the platform has heard.
     fn epoch(&self) -> i64 {
-        self.rollout.lease.as_ref().map_or(i64::MAX / 2, Lease::epoch)
+        self.rollout.lease.as_ref().map_or(self.rollout.unleased, Lease::epoch)
     }
 
     async fn step(&mut self, step: Step, seen: &Observation) -> Finding {
@@ -387,17 +467,19 @@ impl Work<'_> {
         finding
     }
 
-    async fn start(&self, seen: &Observation) -> Result<Finding, DriverError> {
+    async fn start(&mut self, seen: &Observation) -> Result<Finding, DriverError> {
         let Goal::Deploy { image, replicas, .. } = self.goal else { return Ok(Finding::passed("nothing is to be started")) };
         let color = self.goal.color();
         let old = seen.slot(color);
-        if old.ready() > 0 && old.image.as_ref() != Some(image) && !self.rollout.settings.manner.replace {
-            let holds = self.holds(seen, color).await?;
-            if let Some(words) = holds.words() {
-                let advice = "`rollout retire` waits until they are gone, --replace does not";
-                return Ok(Finding::failed(format!("{color} still runs a build that holds {words}: {advice}")));
-            }
+        let is_other = old.ready() > 0 && old.image.as_ref() != Some(&image.hidden());
+        if is_other
+            && !self.rollout.settings.manner.replace
+            && let Some(words) = self.holds(seen, color).await
+        {
+            let advice = "`rollout retire` waits until they are gone, --replace does not";
+            return Ok(Finding::failed(format!("{color} still runs a build that holds {words}: {advice}")));
         }
+        self.has_started = true;
         self.rollout.driver.run(color, image, *replicas, self.epoch()).await?;
         self.recorder.event(format!("{color} starts"), Some(color));
         Ok(Finding::passed(format!("{replicas} of {} start as {color}", image.name)))
@@ -420,13 +502,7 @@ impl Work<'_> {
         self.rollout.driver.shift(green, self.epoch()).await?;
         let words = if share == 100 { format!("switched to {color}") } else { format!("{share} % to {color}") };
         self.recorder.event(&words, Some(color));
-        if share == 100
-            && let Some(journal) = &self.rollout.journal
-            && let Err(failure) = journal.switched(&self.rollout.entry.id).await
-        {
-            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
-        }
-        Ok(Finding::passed(format!("{words}; before it was {from} %")))
+        Ok(Finding::passed(format!("{share} % of the traffic go to {color}, {from} % before")))
     }
 
     /// What the color before was like: since the rollout began, or since its replicas began when that is too little to tell.
@@ -479,6 +555,12 @@ impl Work<'_> {
         if meant != 100 {
             return Ok(Finding::failed(format!("{meant} of a hundred requests go to {color}, and all should")));
         }
+        // A rollout that was killed between the move and its line in the journal comes here, too.
+        if let Some(journal) = &self.rollout.journal
+            && let Err(failure) = journal.switched(&self.rollout.entry.id).await
+        {
+            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+        }
         let first = first.unwrap_or_default();
         let whole = begun.map_or(first, |begun| begun.saturating_duration_since(self.decided)).max(first);
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -490,7 +572,7 @@ impl Work<'_> {
             answers: in_a_row,
         });
         let words = format!(
-            "{color} answered {in_a_row} times in a row; its first answer came {:.0} ms after the decision, and nobody else's after {:.0} ms",
+            "{color} answers everything: {in_a_row} in a row, the first {:.0} ms after the decision, nobody else after {:.0} ms",
             ms(first),
             ms(whole)
         );
@@ -504,7 +586,7 @@ impl Work<'_> {
         let (heard, missed) = self.tell(&seen.slot(old).replicas, "retiring").await;
         self.tell(&seen.slot(old.other()).replicas, "active").await;
         let missed = if missed == 0 { String::new() } else { format!(", {missed} could not be told") };
-        Ok(Finding::passed(format!("{heard} replicas of {old} give their old connections up{missed}")))
+        Ok(Finding::passed(format!("{} of {old} told to give old connections up{missed}", crate::count(heard, "replica"))))
     }
 
     /// Tells replicas their role: how many have heard, and how many have not.
@@ -534,14 +616,16 @@ impl Work<'_> {
             {
                 return Finding::failed(reason);
             }
-            if let Ok(seen) = self.rollout.driver.observe().await {
-                if seen.slot(color).ready() == 0 {
-                    let trouble = seen.slot(color).trouble.as_deref().unwrap_or("nobody says why");
-                    return Finding::failed(format!("no replica of {color} is ready any more: {trouble}"));
-                }
-                if seen.share(color) != share {
-                    return Finding::failed(format!("somebody else moved the traffic: {} % go to {color}", seen.share(color)));
-                }
+            let seen = match self.observe().await {
+                Ok(seen) => seen,
+                Err(failure) => return Finding::failed(crate::chain(&failure)),
+            };
+            if seen.share(color) != share {
+                return Finding::failed(format!("somebody else moved the traffic: {} % go to {color}", seen.share(color)));
+            }
+            if seen.slot(color).ready() == 0 {
+                let trouble = seen.slot(color).trouble.as_deref().unwrap_or("it was stopped, or says nothing");
+                return Finding::failed(format!("no replica of {color} is ready any more: {trouble}"));
             }
             let candidate = self.recorder.done(color).since(&self.mark);
             match bake::judge(settings.watch.compare(&baseline, &candidate), begun, lasts) {
@@ -552,7 +636,11 @@ impl Work<'_> {
                 }
                 Going::Over(comparison) => {
                     let words = match comparison.verdict {
-                        crate::compare::Verdict::TooFew => comparison.reasons.join("; "),
+                        crate::compare::Verdict::TooFew => {
+                            let words = format!("NOTHING WAS JUDGED: {}", comparison.reasons.join("; "));
+                            self.rollout.console.warn(&format!("the bake judged nothing: {}", comparison.reasons.join("; ")));
+                            words
+                        }
                         _ => format!("{color} is no worse than {} was, {} calls", color.other(), candidate.calls.total),
                     };
                     return figures(Finding::passed(words), &comparison);
@@ -566,9 +654,8 @@ impl Work<'_> {
     async fn drained(&self, color: Color) -> Result<Finding, DriverError> {
         let begun = Instant::now();
         loop {
-            let seen = self.rollout.driver.observe().await?;
-            let holds = self.holds(&seen, color).await?;
-            let Some(words) = holds.words() else {
+            let seen = self.observe().await?;
+            let Some(words) = self.holds(&seen, color).await else {
                 return Ok(Finding::passed(format!("nothing holds on to {color}")));
             };
             let within = self.rollout.settings.drained_within;
@@ -582,25 +669,37 @@ impl Work<'_> {
         }
     }
 
-    /// What holds on to a color: what its replicas have in flight, and the conversations of its build.
-    async fn holds(&self, seen: &Observation, color: Color) -> Result<Holds, DriverError> {
-        let mut holds = Holds::default();
+    /// What holds on to a color, in words: what its replicas have in flight, and the conversations of its build. Nothing, only
+    /// when every replica says so.
+    async fn holds(&self, seen: &Observation, color: Color) -> Option<String> {
+        let (mut calls, mut streams, mut conversations) = (0, 0, 0);
         for replica in &seen.slot(color).replicas {
             let address = format!("http://{}/drainage", replica.operations);
-            let answer = self.rollout.http.get(&address, ASKED_WITHIN).await?.success(&address)?;
-            let said = answer.json();
-            let count = |name: &str| said[name].as_u64().unwrap_or_default();
-            holds.calls += count("calls");
-            holds.streams += count("streams");
-            // Of the build as a whole, whoever is asked.
-            holds.conversations = holds.conversations.max(count("conversations"));
-            let is_ours = seen.slot(color.other()).in_service().any(|other| other.build == replica.build);
+            let asked = self.rollout.http.get(&address, ASKED_WITHIN).await.and_then(|answer| answer.success(&address));
+            let said = match asked {
+                Ok(answer) => answer.json(),
+                Err(failure) => return Some(format!("what nobody knows ({}: {})", replica.name, crate::chain(&failure))),
+            };
+            let count = |name: &str| said[name].as_u64();
+            let (Some(of_calls), Some(of_streams)) = (count("calls"), count("streams")) else {
+                return Some(format!("what nobody knows ({} does not say)", replica.name));
+            };
+            (calls, streams) = (calls + of_calls, streams + of_streams);
             // Conversations of a build that both colors run lose nobody when one of them goes.
-            if is_ours {
-                holds.conversations = 0;
+            if seen.slot(color.other()).in_service().any(|other| other.build == replica.build) {
+                continue;
+            }
+            // Of the build as a whole, whoever is asked. A server without a database has none, and says so.
+            match (count("conversations"), said.get("problem")) {
+                (Some(of_build), _) => conversations = of_build.max(conversations),
+                (None, Some(problem)) => return Some(format!("what nobody knows ({}: {problem})", replica.name)),
+                (None, None) => {}
             }
         }
-        Ok(holds)
+        let counted = [(calls, "calls"), (streams, "streams"), (conversations, "conversations")];
+        let words: Vec<_> =
+            counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
     async fn stop(&self, color: Color) -> Result<Finding, DriverError> {
@@ -621,35 +720,43 @@ impl Work<'_> {
     }
 
     /// Brings everything back to what it was before, as far as this rollout changed it.
-    async fn undo(&mut self, step: Step, reason: String) -> End {
-        let (Goal::Deploy { .. } | Goal::Switch { .. }, color) = (self.goal, self.goal.color()) else {
-            return End::Failed(format!("{step}: {reason}"));
-        };
+    async fn undo(&mut self, step: &str, reason: String) -> End {
+        let why = format!("{step}: {reason}");
         // What failed may have failed because somebody else took over: then it is theirs.
         if let Some(lease) = &self.rollout.lease
             && let Err(failure @ JournalError::Lost) = lease.check().await
         {
             return self.without_lease(failure).await;
         }
+        let is_forward = match self.goal {
+            // The new build is live and proved: an old one that does not go is no reason to bring it back.
+            Goal::Deploy { .. } => step != Step::Drained.name() && step != Step::Stop.name(),
+            Goal::Switch { back, .. } => !back,
+            Goal::Retire { .. } => false,
+        };
+        // Going back is not undone by going forth.
+        if !is_forward {
+            return End::Failed(why);
+        }
+        let color = self.goal.color();
         let old = color.other();
-        let why = format!("{step}: {reason}");
         self.decided = Instant::now();
-        let seen = match self.rollout.driver.observe().await {
+        let seen = match self.observe().await {
             Ok(seen) => seen,
-            Err(failure) => return End::Failed(format!("{why}; and nothing could be undone: {}", crate::chain(&failure))),
+            Err(failure) => return End::Stuck(format!("{why}; and nothing could be undone: {}", crate::chain(&failure))),
         };
         let moved = seen.share(color) > 0;
         if moved {
             if seen.slot(old).ready() == 0 {
                 // The traffic would go from bad to nobody.
-                let words = format!("{why}; it stays live, because no replica of {old} is ready to take over");
-                self.rollout.console.warn(&words);
-                return End::Failed(words);
+                return End::Stuck(format!(
+                    "{why}; {color} keeps its traffic, because no replica of {old} is ready to take over"
+                ));
             }
             self.rollout.console.say(&format!("{why}: going back to {old}"));
             let green = if old == Color::Green { 100 } else { 0 };
-            if let Err(failure) = self.rollout.driver.shift(green, self.epoch()).await {
-                return End::Failed(format!("{why}; AND THE TRAFFIC COULD NOT BE MOVED BACK: {}", crate::chain(&failure)));
+            if let Err(failure) = self.shift_again(green).await {
+                return End::Stuck(format!("{why}; AND THE TRAFFIC COULD NOT BE MOVED BACK: {}", crate::chain(&failure)));
             }
             self.recorder.event(format!("back to {old}"), Some(old));
             let proved = match self.prove_back(old).await {
@@ -662,18 +769,28 @@ impl Work<'_> {
             }
         }
         // What this rollout started, nobody needs any more. A color that was only switched to stays as it was.
-        if matches!(self.goal, Goal::Deploy { .. })
-            && self.passed.iter().any(|passed| passed == "start")
-            && !seen.slot(color).is_empty()
-        {
+        if self.has_started && !seen.slot(color).is_empty() {
             self.rollout.console.goes(&format!("{color} is stopped"));
             match self.stop(color).await {
                 Ok(finding) if finding.passed => {}
                 Ok(finding) => self.rollout.console.warn(&finding.words),
-                Err(failure) => self.rollout.console.warn(&crate::chain(&failure)),
+                Err(failure) => {
+                    return End::Stuck(format!("{why}; and {color} could not be stopped: {}", crate::chain(&failure)));
+                }
             }
         }
-        if moved { End::RolledBack(why) } else { End::Failed(why) }
+        if moved || step == Step::Shift(100).name() { End::RolledBack(why) } else { End::Failed(why) }
+    }
+
+    /// Moves the traffic, and again for a while when the platform does not answer.
+    async fn shift_again(&self, green_percent: u8) -> Result<(), DriverError> {
+        let begun = Instant::now();
+        loop {
+            match self.rollout.driver.shift(green_percent, self.epoch()).await {
+                Err(DriverError::Away(..)) if begun.elapsed() < AWAY_FOR => tokio::time::sleep(LOOK).await,
+                shifted => return shifted,
+            }
+        }
     }
 
     /// As after a switch, in the other direction.
@@ -712,10 +829,10 @@ impl Work<'_> {
         let (outcome, reason) = match end {
             End::Done => (Outcome::Done, None),
             End::RolledBack(reason) => (Outcome::RolledBack, Some(reason.clone())),
-            End::Failed(reason) => (Outcome::Failed, Some(reason.clone())),
+            End::Failed(reason) | End::Stuck(reason) => (Outcome::Failed, Some(reason.clone())),
             End::Refused(reasons) => (Outcome::Refused, Some(reasons.join("; "))),
             End::Lost(reason) => (Outcome::Aborted, Some(reason.clone())),
-            End::Interrupted => (Outcome::Running, None),
+            End::Interrupted(_) => (Outcome::Running, None),
         };
         let of_ready = self.lines.iter().find(|line| line.name == "ready");
         let build = of_ready.and_then(|line| line.details.iter().find(|(label, _)| label == "build"));
@@ -729,31 +846,12 @@ impl Work<'_> {
             outcome,
             reason,
             began_ms: entry.began_ms,
-            ended_ms: (!matches!(end, End::Interrupted)).then(now_ms),
+            ended_ms: (!matches!(end, End::Interrupted(_) | End::Stuck(_))).then(now_ms),
             steps: self.lines.clone(),
             events,
             samples,
             switches: self.switches.clone(),
         }
-    }
-}
-
-/// What holds on to a color.
-#[derive(Clone, Copy, Debug, Default)]
-struct Holds {
-    calls: u64,
-    streams: u64,
-    conversations: u64,
-}
-
-// === impl Holds ===
-
-impl Holds {
-    fn words(&self) -> Option<String> {
-        let counted = [(self.calls, "calls"), (self.streams, "streams"), (self.conversations, "conversations")];
-        let words: Vec<_> =
-            counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-        (!words.is_empty()).then(|| words.join(", "))
     }
 }
 
@@ -784,8 +882,9 @@ fn alert(entry: &Entry, end: &End, report: &Report, file: Option<String>) -> Opt
         End::Done => (format!("{} done: {to} is live", entry.goal), false, None),
         End::RolledBack(reason) => (format!("Rolled back to {from}: {to} was not good enough"), true, Some(reason)),
         End::Failed(reason) => (format!("{} failed: {to} did not go live", entry.goal), true, Some(reason)),
+        End::Stuck(reason) => (format!("{} of {to} is stuck: somebody has to look", entry.goal), true, Some(reason)),
         End::Lost(reason) => (format!("{} of {to} was taken over", entry.goal), true, Some(reason)),
-        End::Refused(_) | End::Interrupted => return None,
+        End::Refused(_) | End::Interrupted(_) => return None,
     };
     if entry.goal == "retire" && !urgent {
         return None;
@@ -809,8 +908,9 @@ impl End {
             Self::RolledBack(reason) => json!({ "outcome": "rolledBack", "reason": reason }),
             Self::Failed(reason) => json!({ "outcome": "failed", "reason": reason }),
             Self::Refused(reasons) => json!({ "outcome": "refused", "reasons": reasons }),
+            Self::Stuck(reason) => json!({ "outcome": "stuck", "reason": reason }),
             Self::Lost(reason) => json!({ "outcome": "lost", "reason": reason }),
-            Self::Interrupted => json!({ "outcome": "interrupted" }),
+            Self::Interrupted(live) => json!({ "outcome": "interrupted", "reason": live }),
         }
     }
 }

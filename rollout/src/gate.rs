@@ -189,6 +189,12 @@ impl Finding {
         Self { passed: false, words: words.into(), details: Vec::new() }
     }
 
+    /// Without what a terminal or a database would take for more than text.
+    pub(crate) fn plain(self) -> Self {
+        let details = self.details.iter().map(|(label, value)| (crate::plain(label), crate::plain(value))).collect();
+        Self { words: crate::plain(&self.words), details, ..self }
+    }
+
     pub(crate) fn with(mut self, label: impl Into<String>, value: impl Into<String>) -> Self {
         self.details.push((label.into(), value.into()));
         self

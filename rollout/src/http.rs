@@ -34,8 +34,8 @@ pub struct Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// It is no address.
-    #[error("`{0}` is no http or https address")]
-    Address(String),
+    #[error("that is no http or https address; it is not shown, for it may hold a secret")]
+    Address,
     /// Nobody is there.
     #[error("{address} cannot be reached")]
     Unreached {
@@ -114,7 +114,9 @@ impl Http {
     /// # Errors
     /// See [`HttpError`].
     pub async fn ask(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Answer, HttpError> {
-        let address = request.uri().authority().map_or_else(String::new, ToString::to_string);
+        // Without what could stand before the host, or after it.
+        let (host, port) = (request.uri().host().unwrap_or_default(), request.uri().port_u16());
+        let address = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let asked = async {
             let answer = self.client.request(request).await;
             let answer =
@@ -193,13 +195,13 @@ impl Answer {
 /// # Errors
 /// [`HttpError::Address`].
 pub fn request(method: Method, address: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, HttpError> {
-    let uri: Uri = address.parse().map_err(|_| HttpError::Address(address.to_owned()))?;
+    let uri: Uri = address.parse().map_err(|_| HttpError::Address)?;
     let mut request = Request::builder().method(method).uri(uri);
     if body.is_some() {
         request = request.header(header::CONTENT_TYPE, "application/json");
     }
     let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-    request.body(Full::new(body)).map_err(|_| HttpError::Address(address.to_owned()))
+    request.body(Full::new(body)).map_err(|_| HttpError::Address)
 }
 
 /// A text as a query carries it (RFC 3986, 2.3).

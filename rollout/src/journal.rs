@@ -41,7 +41,7 @@ pub struct Entry {
     pub from_build: Option<String>,
     /// The build that was to be live.
     pub to_build: Option<String>,
-    /// What is deployed.
+    /// What is deployed, [hidden](Image::hidden).
     pub image: Option<Image>,
     /// How many replicas of it.
     pub replicas: u32,
@@ -142,8 +142,7 @@ const TAKE: &str = "UPDATE mcp_rollout_lease SET epoch = greatest(epoch, $6) + 1
      WHERE held_until < now() OR epoch = $7 RETURNING epoch";
 const HELD: &str = "SELECT coalesce(holder, ''), ceil(extract(epoch FROM held_until - now()))::bigint, epoch, host, process, \
      process_born FROM mcp_rollout_lease WHERE held_until >= now()";
-const EXTEND: &str =
-    "UPDATE mcp_rollout_lease SET held_until = now() + make_interval(secs => $2) WHERE epoch = $1 AND held_until >= now()";
+const EXTEND: &str = "UPDATE mcp_rollout_lease SET held_until = now() + make_interval(secs => $2) WHERE epoch = $1";
 const RELEASE: &str = "UPDATE mcp_rollout_lease SET held_until = '-infinity' WHERE epoch = $1";
 
 // === impl Journal ===
@@ -228,7 +227,8 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Open`], and what the database says.
     pub async fn begin(&self, entry: &Entry) -> Result<(), JournalError> {
-        let image = entry.image.as_ref().map(Json);
+        let image = entry.image.as_ref().map(Image::hidden);
+        let image = image.as_ref().map(Json);
         let replicas = i64::from(entry.replicas);
         let (from, to) = (entry.from.as_str(), entry.to.as_str());
         let parameters = [
@@ -342,7 +342,22 @@ impl Journal {
     /// # Errors
     /// What the database says.
     pub async fn switched(&self, id: &str) -> Result<(), JournalError> {
-        self.run("UPDATE mcp_rollouts SET switched_at = now() WHERE id = $1", &[(&id, Type::TEXT)]).await.map(drop)
+        self.run("UPDATE mcp_rollouts SET switched_at = coalesce(switched_at, now()) WHERE id = $1", &[(&id, Type::TEXT)])
+            .await
+            .map(drop)
+    }
+
+    /// For how much longer a color is to be kept, when it is kept for so many seconds after traffic moved away from it.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn warm_for(&self, color: Color, seconds: u64) -> Result<Duration, JournalError> {
+        let (color, seconds) = (color.as_str(), seconds as f64);
+        let sql = "SELECT coalesce(max(extract(epoch FROM switched_at + make_interval(secs => $2) - now())), 0)::float8 \
+             FROM mcp_rollouts WHERE to_color <> $1 AND goal <> 'retire'";
+        let rows = self.rows(sql, &[(&color, Type::TEXT), (&seconds, Type::FLOAT8)]).await?;
+        let left: f64 = rows.first().map_or(0.0, |row| row.get(0));
+        Ok(Duration::try_from_secs_f64(left.max(0.0)).unwrap_or_default())
     }
 
     /// Lets the open rollout pass its approval. Which one that was.
@@ -386,18 +401,15 @@ impl Lease {
         let renewing = tokio::spawn({
             let journal = journal.clone();
             async move {
-                let mut renewed = tokio::time::Instant::now();
                 loop {
                     tokio::time::sleep(RENEW).await;
                     let ttl = TTL.as_secs_f64();
                     match journal.run(EXTEND, &[(&epoch, Type::INT8), (&ttl, Type::FLOAT8)]).await {
-                        Ok(1) => renewed = tokio::time::Instant::now(),
+                        Ok(1) => {}
                         Ok(_) => break,
-                        // While the database is away nobody can take it either; past its time we cannot know.
-                        Err(failure) if renewed.elapsed() < TTL => {
-                            tracing::warn!(error = %failure, "the lease cannot be renewed: {failure}");
-                        }
-                        Err(_) => break,
+                        // While the database is away nobody can take it either. Whoever took it just before has told the
+                        // platform, which lets nobody with a smaller epoch move anything.
+                        Err(failure) => tracing::warn!(error = %failure, "the lease cannot be renewed: {failure}"),
                     }
                 }
                 lose.send_replace(true);
@@ -415,7 +427,7 @@ impl Lease {
     /// Whether it is still held: asked before each step.
     ///
     /// # Errors
-    /// [`JournalError::Lost`].
+    /// [`JournalError::Lost`] when somebody else holds it, [`JournalError::Database`] when nobody knows.
     pub async fn check(&self) -> Result<(), JournalError> {
         if *self.lost.borrow() {
             return Err(JournalError::Lost);
@@ -479,8 +491,12 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()
 }
 
+/// What shares our process ids: a name alone is many machines', or many containers'.
 fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let ids = std::fs::read_link("/proc/self/ns/pid").map(|ids| ids.display().to_string()).unwrap_or_default();
+    format!("{name} {} {ids}", boot.trim())
 }
 
 /// When the kernel started a process that lives on this machine.

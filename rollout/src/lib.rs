@@ -39,6 +39,18 @@ pub fn chain(failure: &dyn std::error::Error) -> String {
     words
 }
 
+/// `1 replica`, `2 replicas`.
+#[must_use]
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A text that neither a terminal nor a database takes for more than text.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+}
+
 /// Comes with SIGINT or SIGTERM.
 pub(crate) async fn interrupted() {
     let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {

@@ -16,10 +16,14 @@ mod process;
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -68,9 +72,6 @@ pub(crate) struct Slot {
 pub(crate) struct Slots {
     blue: Slot,
     green: Slot,
-    /// The epoch of the last rollout that wanted something.
-    #[serde(default)]
-    pub(crate) epoch: i64,
 }
 
 /// Where a running platform is, as `<state>/local.json` says it.
@@ -89,6 +90,8 @@ pub struct Local {
     front: Front,
     platform: Arc<Platform>,
     keeper: tokio::task::JoinHandle<()>,
+    /// Held for as long as this lives: two that keep the same processes alive would stop each other's.
+    _lock: std::fs::File,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,10 @@ pub(crate) struct Platform {
     directory: PathBuf,
     switchboard: Arc<Switchboard>,
     slots: Mutex<Slots>,
+    /// What was written last.
+    written: Mutex<Vec<u8>>,
+    /// Whether everything stops, to come back as it was.
+    leaving: AtomicBool,
     changed: Notify,
     http: Http,
 }
@@ -106,6 +113,9 @@ pub enum LocalError {
     /// The door does not open.
     #[error(transparent)]
     Front(#[from] FrontError),
+    /// Another one is at work.
+    #[error("another `rollout local up` keeps {} already; `rollout status` says what it does", .0.display())]
+    Taken(PathBuf),
     /// Its directory cannot be used.
     #[error("{} is not usable", path.display())]
     Directory {
@@ -154,6 +164,11 @@ impl Local {
         std::fs::create_dir_all(&config.state).map_err(unusable(&config.state))?;
         // Processes are started from anywhere and outlive us: their paths are whole.
         let directory = config.state.canonicalize().map_err(unusable(&config.state))?;
+        let lock_file = directory.join("lock");
+        let lock = std::fs::File::create(&lock_file).map_err(unusable(&lock_file))?;
+        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(LocalError::Taken(directory));
+        }
         let colors = directory.join("colors.json");
         let slots = match std::fs::read(&colors) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other).map_err(unusable(&colors))?,
@@ -172,16 +187,19 @@ impl Local {
             directory,
             switchboard: switchboard.clone(),
             slots: Mutex::new(slots),
+            written: Mutex::default(),
+            leaving: AtomicBool::new(false),
             changed: Notify::new(),
             http: Http::new(),
         });
-        platform.look().await;
         let front = Front::open_with(config, switchboard, doors::router(platform.clone())).await?;
+        platform.look().await;
         let place = Place { address: front.address(), operations: front.operations_address() };
         let file = Place::file(&platform.directory);
-        write(&file, &place).map_err(unusable(&file))?;
+        let text = serde_json::to_vec_pretty(&place).expect("a place serializes");
+        write(&file, &text).map_err(unusable(&file))?;
         let keeper = tokio::spawn(platform.clone().keep());
-        Ok(Self { front, platform, keeper })
+        Ok(Self { front, platform, keeper, _lock: lock })
     }
 
     /// Where it is.
@@ -189,10 +207,19 @@ impl Local {
         Place { address: self.front.address(), operations: self.front.operations_address() }
     }
 
-    /// Whether something runs, or should.
+    /// Whether nothing is meant to run as the color that gets the traffic.
     pub fn is_empty(&self) -> bool {
-        let slots = self.platform.slots();
-        [&slots.blue, &slots.green].iter().all(|slot| slot.wanted == 0 && slot.processes.is_empty())
+        self.platform.slots().get(self.color()).wanted == 0
+    }
+
+    /// The color that gets the traffic, or most of it.
+    pub fn color(&self) -> Color {
+        if self.platform.switchboard.seen().routing.green_percent > 50 { Color::Green } else { Color::Blue }
+    }
+
+    /// What is meant to run as a color.
+    pub fn image(&self, color: Color) -> Option<Image> {
+        self.platform.slots().get(color).image.clone()
     }
 
     /// Lets this run as a color.
@@ -221,12 +248,18 @@ impl Local {
         }
     }
 
-    /// Stops both colors, with the time they need.
+    /// Stops both colors, with the time they need. The next life starts them as they were.
     pub async fn down(&self) {
-        for color in [Color::Blue, Color::Green] {
-            self.platform.want(color, None, 0);
-        }
-        while !self.is_empty() {
+        self.platform.leaving.store(true, Ordering::Relaxed);
+        self.platform.changed.notify_one();
+        loop {
+            let gone = {
+                let slots = self.platform.slots();
+                slots.blue.processes.is_empty() && slots.green.processes.is_empty()
+            };
+            if gone {
+                return self.platform.write();
+            }
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -280,16 +313,26 @@ impl Platform {
 
     /// Looks at the processes once, and does what is missing.
     async fn look(&self) {
-        let before = serde_json::to_vec(&*self.slots()).unwrap_or_default();
         for color in [Color::Blue, Color::Green] {
             self.reconcile(color);
+            // Before anything else is asked: a process that nobody knows of would stay for ever.
+            self.write();
             self.lead(color).await;
         }
-        let after = serde_json::to_vec(&*self.slots()).unwrap_or_default();
-        if before != after
-            && let Err(failure) = write(&self.directory.join("colors.json"), &*self.slots())
-        {
-            tracing::error!(error = %failure, "what runs cannot be written down: {failure}");
+        self.write();
+    }
+
+    /// Writes down what is meant to run and what runs, if that is new.
+    fn write(&self) {
+        let slots = self.slots();
+        let mut written = self.written.lock().expect("nobody panics while writing");
+        let now = serde_json::to_vec_pretty(&*slots).expect("slots serialize");
+        if now == *written {
+            return;
+        }
+        match write(&self.directory.join("colors.json"), &now) {
+            Ok(()) => *written = now,
+            Err(failure) => tracing::error!(error = %failure, "what runs cannot be written down: {failure}"),
         }
     }
 
@@ -297,7 +340,8 @@ impl Platform {
     fn reconcile(&self, color: Color) {
         let mut slots = self.slots();
         let slot = slots.get_mut(color);
-        let (generation, wanted) = (slot.generation, slot.wanted as usize);
+        let wanted = if self.leaving.load(Ordering::Relaxed) { 0 } else { slot.wanted as usize };
+        let generation = slot.generation;
         let mut gone = Vec::new();
         slot.processes.retain_mut(|process| match process.look() {
             State::Alive => true,
@@ -346,7 +390,9 @@ impl Platform {
 
     /// Leads the door to a color's replicas that are ready.
     async fn lead(&self, color: Color) {
-        let mut replicas = self.replicas(color);
+        let is_wanted = self.slots().get(color).wanted > 0;
+        // Those of a color that was stopped are on their way out, and nobody is led there.
+        let mut replicas = if is_wanted { self.replicas(color) } else { Vec::new() };
         futures_util::future::join_all(replicas.iter_mut().map(|replica| driver::ask(&self.http, replica))).await;
         let lead = |fit: fn(&Replica) -> bool| -> Vec<SocketAddr> {
             let mut fit: Vec<_> =
@@ -387,9 +433,11 @@ impl Platform {
 }
 
 /// Whole, or as it was.
-fn write(file: &Path, value: &impl Serialize) -> io::Result<()> {
+fn write(file: &Path, text: &[u8]) -> io::Result<()> {
     let new = file.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec_pretty(value)?)?;
+    // What an image is told may be secret.
+    let mut written = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    written.write_all(text)?;
     std::fs::rename(new, file)
 }
 

@@ -17,7 +17,7 @@ On this machine:   rollout local up target/debug/mcp-server
                    rollout rollback
 
 Exit codes: 0 done; 1 it failed, and the color that was live never stopped serving; 2 wrong usage; 3 rolled back; 4 refused,
-nothing was begun; 69 the platform or the journal cannot be reached; 75 somebody else is at it; 130 interrupted, and the same
+nothing was begun; 69 the platform or the journal cannot be reached; 70 a platform or a door that cannot open; 75 somebody else is at it; 130 interrupted, and the same
 command goes on with it."
 )]
 struct Arguments {
@@ -63,7 +63,8 @@ enum Command {
 async fn main() -> ExitCode {
     let commanded = Instant::now();
     let Arguments { common, command } = Arguments::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(common.level(&command)).init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(common.paints_errors());
+    log.with_max_level(common.level(&command)).init();
     match command {
         Command::Status => command::status(common).await,
         Command::Plan(deploy) => command::plan(common, deploy).await,

@@ -4,7 +4,7 @@
 //! What must stay true: the same observation and the same journal give the same plan, whoever died in between. A step that
 //! the platform contradicts was not done, whatever the journal says; a share of the traffic is believed only when it is seen.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use bg_runtime::Color;
 use serde::Serialize;
@@ -32,6 +32,8 @@ pub enum Goal {
         to: Color,
         /// Whether that is going back: then nothing but its being there is asked.
         back: bool,
+        /// Whether the other color is stopped then: what a deploy started that was not finished.
+        stop: bool,
     },
     /// A color that gets no traffic is gone.
     Retire {
@@ -181,7 +183,7 @@ pub fn plan(goal: &Goal, manner: &Manner, seen: &Observation, passed: &[String])
     match goal {
         Goal::Deploy { image, replicas, from } => {
             let slot = seen.slot(to);
-            let runs = slot.image.as_ref() == Some(image) && slot.wanted == *replicas;
+            let runs = slot.image.as_ref() == Some(&image.hidden()) && slot.wanted == *replicas;
             let moved = seen.share(to) > 0;
             for step in gates_before_start(manner) {
                 add(step, is_passed(step), words(step, goal));
@@ -192,9 +194,11 @@ pub fn plan(goal: &Goal, manner: &Manner, seen: &Observation, passed: &[String])
                 // With traffic on it, a replica that is just being replaced is the bake's to judge.
                 add(step, done || moved && is_passed(step), words(step, goal));
             }
-            for share in manner.shares.iter().copied().filter(|share| (1..100).contains(share)) {
+            let shares: BTreeSet<u8> = manner.shares.iter().copied().filter(|share| (1..100).contains(share)).collect();
+            for share in shares {
                 add(Step::Shift(share), seen.share(to) >= share, words(Step::Shift(share), goal));
-                add(Step::Bake(share), is_passed(Step::Bake(share)), words(Step::Bake(share), goal));
+                let done = is_passed(Step::Bake(share)) || seen.share(to) > share;
+                add(Step::Bake(share), done, words(Step::Bake(share), goal));
             }
             add(Step::Shift(100), seen.share(to) == 100, words(Step::Shift(100), goal));
             for step in [Step::Prove, Step::Shed, Step::Bake(100)] {
@@ -210,10 +214,13 @@ pub fn plan(goal: &Goal, manner: &Manner, seen: &Observation, passed: &[String])
                 obstacles_of_deploy(image, *replicas, *from, manner, seen, &mut obstacles);
             }
         }
-        Goal::Switch { back, .. } => {
+        Goal::Switch { back, stop, .. } => {
             add(Step::Shift(100), seen.share(to) == 100, words(Step::Shift(100), goal));
             for step in [Step::Prove, Step::Shed] {
                 add(step, is_passed(step), words(step, goal));
+            }
+            if *stop {
+                add(Step::Stop, seen.slot(to.other()).is_empty(), words(Step::Stop, goal));
             }
             let slot = seen.slot(to);
             if slot.ready() == 0 {
@@ -226,8 +233,9 @@ pub fn plan(goal: &Goal, manner: &Manner, seen: &Observation, passed: &[String])
             } else if !back && slot.ready() < seen.slot(to.other()).ready() {
                 let (has, needs) = (slot.ready(), seen.slot(to.other()).ready());
                 obstacles.push(format!(
-                    "{to} has {has} ready replicas and {} has {needs}: a smaller color would be pushed over; deploy with \
+                    "{to} has {} ready and {} has {needs}: a smaller color would be pushed over; deploy with \
                      --replicas {needs}, or add --force",
+                    crate::count(has, "replica"),
                     to.other()
                 ));
             }
@@ -235,6 +243,9 @@ pub fn plan(goal: &Goal, manner: &Manner, seen: &Observation, passed: &[String])
         Goal::Retire { color } => {
             add(Step::Drained, is_passed(Step::Drained) || seen.slot(*color).is_empty(), words(Step::Drained, goal));
             add(Step::Stop, seen.slot(*color).is_empty(), words(Step::Stop, goal));
+            if seen.slot(*color).is_empty() {
+                obstacles.push(format!("nothing runs as {color}: there is nothing to retire"));
+            }
             if seen.share(*color) > 0 {
                 let share = seen.share(*color);
                 obstacles.push(format!("{share} of a hundred requests go to {color}: switch to {} first", color.other()));
@@ -281,7 +292,7 @@ fn obstacles_of_deploy(
              deploy all the same"
         ));
     }
-    if seen.slot(from).image.as_ref() == Some(image) && !manner.replace {
+    if seen.slot(from).image.as_ref() == Some(&image.hidden()) && !manner.replace {
         let name = &image.name;
         obstacles.push(format!("{name} is already live as {from}, with the same environment: add --force to deploy it again"));
     }
@@ -333,7 +344,7 @@ mod tests {
     }
 
     fn blue_is_live() -> Observation {
-        Observation { green_percent: 0, epoch: 0, blue: slot("one", 2), green: Slot::default() }
+        Observation { green_percent: 0, epoch: 0, before: None, blue: slot("one", 2), green: Slot::default() }
     }
 
     fn deploy() -> Goal {
@@ -385,12 +396,12 @@ mod tests {
     fn what_stands_in_the_way_is_said_with_what_to_do() {
         let obstacles = |goal: &Goal, seen: &Observation| plan(goal, &Manner::default(), seen, &[]).obstacles.join("\n");
         let mut seen = blue_is_live();
-        let back = Goal::Switch { to: Color::Green, back: true };
+        let back = Goal::Switch { to: Color::Green, back: true, stop: false };
         assert!(obstacles(&back, &seen).contains("no replica of green is ready"));
         seen.green = slot("two", 1);
         assert_eq!(obstacles(&back, &seen), "");
-        let switch = Goal::Switch { to: Color::Green, back: false };
-        assert!(obstacles(&switch, &seen).contains("green has 1 ready replicas and blue has 2"));
+        let switch = Goal::Switch { to: Color::Green, back: false, stop: false };
+        assert!(obstacles(&switch, &seen).contains("green has 1 replica ready and blue has 2"));
         assert!(obstacles(&Goal::Retire { color: Color::Blue }, &seen).contains("switch to green first"));
         seen.green_percent = 10;
         assert!(obstacles(&deploy(), &seen).contains("nobody is idle"));

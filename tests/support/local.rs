@@ -68,6 +68,11 @@ impl Local {
         self.open(&[]).await;
     }
 
+    /// Opens it after its end, where it was.
+    pub async fn up_again(&mut self) {
+        self.open(&[]).await;
+    }
+
     /// Ends it as Ctrl-C does, colors included.
     pub async fn down(&mut self) -> Option<i32> {
         let mut door = self.door.take().expect("it is open");
@@ -98,6 +103,11 @@ impl Local {
     /// Where clients come in.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where operators come in.
+    pub fn operations(&self) -> SocketAddr {
+        self.operations
     }
 
     /// Where it keeps everything.
@@ -205,15 +215,29 @@ impl Drop for Local {
 impl Running {
     /// Waits until a step of this name begins.
     pub async fn begins(&mut self, step: &str) {
-        let begins = async {
+        self.comes_to(step, "begun").await;
+    }
+
+    /// Waits until a step of this name has failed.
+    pub async fn fails(&mut self, step: &str) {
+        self.comes_to(step, "failed").await;
+    }
+
+    async fn comes_to(&mut self, step: &str, state: &str) {
+        let comes = async {
             loop {
                 let line = self.next().await.unwrap_or_else(|| panic!("it ended before {step}: {:?}", self.read));
-                if line["step"] == step && line["state"] == "begun" {
+                if line["step"] == step && line["state"] == state {
                     return;
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, begins).await.unwrap_or_else(|_| panic!("{step} never begins: {:?}", self.read));
+        tokio::time::timeout(PATIENCE, comes).await.unwrap_or_else(|_| panic!("{step} is never {state}: {:?}", self.read));
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        signal(name, self.child.id().expect("it has not been waited for"));
     }
 
     /// Kills it.
@@ -257,7 +281,16 @@ impl Ended {
         step.unwrap_or_else(|| panic!("there is no {name}: {:?} {}", self.lines, self.stderr))
     }
 
+    /// Fails unless it ended so, for this reason.
+    #[track_caller]
+    pub fn refused(&self, code: i32, words: &str) {
+        self.assert(code);
+        let reason = self.last()["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains(words), "{reason}");
+    }
+
     /// Fails unless it ended so.
+    #[track_caller]
     pub fn assert(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "{:#?}\n{}", self.lines, self.stderr);
         self

@@ -24,8 +24,8 @@ pub(crate) struct Local {
 enum Verb {
     /// Open the front door, and run a program as blue behind it unless something runs already.
     #[command(after_help = "\
-Ctrl-C or SIGTERM closes the door and stops both colors, each with the time it needs. kill -9 leaves the colors running; the
-next `rollout local up` takes them over, with the traffic where it was.
+Ctrl-C or SIGTERM closes the door and stops both colors, each with the time it needs. kill -9 leaves the colors running.
+After either the next `rollout local up` goes on with what was there, the traffic where it was.
 
 Test the idle color: curl -H 'release-color: green' http://127.0.0.1:3000/health")]
     Up(Up),
@@ -110,18 +110,29 @@ async fn run(common: &Common, up: Up) -> Result<(), String> {
     let local = rollout::local::Local::up(config).await.map_err(|failure| chain(&failure))?;
     let place = local.place();
     tracing::info!("the front door listens on http://{}, operations on http://{}", place.address, place.operations);
+    if common.json {
+        common.console().ends(&serde_json::json!(place), "", true);
+    }
     let begin = async {
+        // Where the traffic goes: an earlier life may have left it with green.
+        let color = local.color();
         if local.is_empty() {
             let Some(image) = &up.image else {
                 return Err("nothing runs here yet: name a program, `rollout local up target/debug/mcp-server`".to_owned());
             };
             let image = Image { name: whole(image), environment: up.environment.iter().cloned().collect() };
-            local.run(Color::Blue, image, up.replicas);
-            local.ready(Color::Blue, READY_WITHIN).await?;
-            tracing::info!("blue is live at http://{}/mcp", place.address);
+            local.run(color, image, up.replicas);
         } else {
-            tracing::info!("an earlier life left colors running: they are taken over");
+            let was = local.image(color).map_or_else(String::new, |image| image.name);
+            tracing::info!("goes on with what was there before: {was} as {color}");
+            if up.image.is_some() {
+                tracing::warn!(
+                    "the program that was named is not started: `rollout deploy` does that, or begin in another --state"
+                );
+            }
         }
+        local.ready(color, READY_WITHIN).await?;
+        tracing::info!("{color} is live at http://{}/mcp", place.address);
         Ok(())
     };
     let asked_to_end = async {
@@ -147,7 +158,7 @@ async fn run(common: &Common, up: Up) -> Result<(), String> {
         Some(Err(words)) => Err(words),
         None => Ok(()),
     };
-    tracing::info!("both colors are stopped, with the time they need");
+    tracing::info!("both colors are stopped, with the time they need; the next `rollout local up` starts them as they were");
     local.down().await;
     outcome
 }
@@ -160,7 +171,7 @@ pub(crate) async fn front(arguments: Front) -> ExitCode {
         patience: Duration::from_millis(arguments.patience),
     };
     let green_percent = if arguments.live == Color::Green { 100 } else { 0 };
-    let first = Routing { green_percent, blue: arguments.blue, green: arguments.green, epoch: 0 };
+    let first = Routing { green_percent, blue: arguments.blue, green: arguments.green, ..Routing::default() };
     let front = match rollout::front::Front::open(config, first).await {
         Ok(front) => front,
         Err(failure) => {

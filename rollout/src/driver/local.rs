@@ -1,6 +1,12 @@
 //! The driver of the local platform: it speaks with `rollout local up`.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Mutex,
+    time::Duration,
+};
 
 use bg_runtime::Color;
 use futures_util::future::join_all;
@@ -14,14 +20,12 @@ use crate::{front, http::Http, local::Place};
 /// The platform of a state directory.
 #[derive(Debug)]
 pub struct LocalDriver {
-    place: Place,
-    database: std::path::PathBuf,
+    state: PathBuf,
+    place: Mutex<Place>,
     http: Http,
 }
 
 const WITHIN: Duration = Duration::from_secs(5);
-/// How long an expand may take.
-const TASK_WITHIN: Duration = Duration::from_secs(3600);
 
 #[derive(Deserialize)]
 struct Seen {
@@ -56,12 +60,21 @@ impl LocalDriver {
     pub fn new(state: &Path, http: Http) -> Result<Self, DriverError> {
         let place = Place::read(state)
             .map_err(|source| DriverError::Away(": start it with `rollout local up`, or name its --state", Box::new(source)))?;
-        let database = state.canonicalize().unwrap_or_else(|_| state.to_owned()).join("database");
-        Ok(Self { place, database, http })
+        let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
+        Ok(Self { state, place: Mutex::new(place), http })
+    }
+
+    /// Where it is now: one that was started again may have other ports.
+    fn place(&self) -> Place {
+        let mut place = self.place.lock().expect("nobody panics while reading where it is");
+        if let Ok(now) = Place::read(&self.state) {
+            *place = now;
+        }
+        place.clone()
     }
 
     async fn tell(&self, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<(), DriverError> {
-        let address = format!("http://{}{path}", self.place.operations);
+        let address = format!("http://{}{path}", self.place().operations);
         self.http.send(method, &address, body.as_ref(), WITHIN).await?.success(&address)?;
         Ok(())
     }
@@ -74,11 +87,25 @@ impl Driver for LocalDriver {
     }
 
     fn entrance(&self) -> String {
-        format!("http://{}", self.place.address)
+        format!("http://{}", self.place().address)
+    }
+
+    fn missing(&self, image: &Image) -> Option<String> {
+        let name = &image.name;
+        // A name alone is looked up where the platform runs.
+        if !name.contains('/') {
+            return Some(format!("{name} is no path to a program: say ./{name}, or where it is"));
+        }
+        match std::fs::metadata(name) {
+            Err(failure) => Some(format!("there is no program {name}: {failure}")),
+            Ok(found) if !found.is_file() => Some(format!("{name} is not a file")),
+            Ok(found) if found.permissions().mode() & 0o111 == 0 => Some(format!("{name} is not executable: chmod +x {name}")),
+            Ok(_) => None,
+        }
     }
 
     async fn observe(&self) -> Result<Observation, DriverError> {
-        let address = format!("http://{}/platform", self.place.operations);
+        let address = format!("http://{}/platform", self.place().operations);
         let answer = self
             .http
             .get(&address, WITHIN)
@@ -101,7 +128,12 @@ impl Driver for LocalDriver {
             Slot { image: slot.image, wanted: slot.wanted, replicas, trouble: slot.trouble }
         };
         let (blue, green) = tokio::join!(slot(seen.blue), slot(seen.green));
-        Ok(Observation { green_percent: seen.routing.routing.green_percent, epoch: seen.routing.routing.epoch, blue, green })
+        let front::Routing { green_percent, epoch, before, .. } = seen.routing.routing;
+        Ok(Observation { green_percent, epoch, before, blue, green })
+    }
+
+    async fn fence(&self, epoch: i64) -> Result<(), DriverError> {
+        self.tell(Method::POST, &format!("/fence?epoch={epoch}"), None).await
     }
 
     async fn run(&self, color: Color, image: &Image, replicas: u32, epoch: i64) -> Result<(), DriverError> {
@@ -117,14 +149,14 @@ impl Driver for LocalDriver {
         self.tell(Method::PUT, "/share", Some(json!({ "greenPercent": green_percent, "epoch": epoch }))).await
     }
 
-    async fn task(&self, image: &Image, arguments: &[&str]) -> Result<Ended, DriverError> {
+    async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError> {
         let name = format!("{} {}", image.name, arguments.join(" "));
         let mut command = tokio::process::Command::new(&image.name);
-        command.args(arguments).env("DATA_DIR", &self.database).envs(&image.environment);
+        command.args(arguments).env("DATA_DIR", self.state.join("database")).envs(&image.environment);
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = match tokio::time::timeout(TASK_WITHIN, command.output()).await {
+        let output = match tokio::time::timeout(within, command.output()).await {
             Ok(output) => output.map_err(|failure| DriverError::Task(name, failure))?,
-            Err(_) => return Err(DriverError::Refused(format!("{name} took longer than {TASK_WITHIN:?}"))),
+            Err(_) => return Err(DriverError::Refused(format!("`{name}` has not ended after {within:?}"))),
         };
         Ok(Ended {
             success: output.status.success(),

@@ -6,16 +6,21 @@
 //! | `POST /live/{color}` | switches; when it answers, every new request goes there |
 //! | `PUT /share` with `{"greenPercent": 10}` | lets this many of a hundred requests go to green |
 //! | `PUT /at/{color}` with `{"addresses": ["127.0.0.1:3001"]}` | says where a color is |
+//! | `POST /fence` | lets no smaller epoch move anything any more |
 //! | `POST /hold`, `POST /release` | lets new requests wait, and go |
 //!
 //! What moves the traffic takes `epoch` (in the query, or in the body): a smaller one than the last is refused with 409.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State},
-    http::StatusCode,
+    extract::{Path, Query, Request, State},
+    http::{StatusCode, header, uri::Authority},
+    middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -34,6 +39,7 @@ pub(crate) fn router(switchboard: Arc<Switchboard>) -> Router {
         .route("/routing", get(async |State(board): Board| Json(board.seen())))
         .route("/live/{color}", post(switch))
         .route("/share", put(share))
+        .route("/fence", post(fence))
         .route("/at/{color}", put(place))
         .route("/hold", post(async |State(board): Board| Json(board.hold())))
         .route("/release", post(async |State(board): Board| Json(board.release())))
@@ -41,8 +47,23 @@ pub(crate) fn router(switchboard: Arc<Switchboard>) -> Router {
 }
 
 pub(crate) async fn serve(socket: TcpListener, router: Router) {
+    let router = router.layer(axum::middleware::from_fn(for_operators));
     // It ends with the door.
     let _ = axum::serve(socket, router).await;
+}
+
+/// A page in the operator's browser could ask as well, at an address that its own name leads to. Neither is an operator.
+async fn for_operators(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
+    let is_address = |host: &str| host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
+        return refuse(StatusCode::FORBIDDEN, "this is for operators, not for pages");
+    }
+    if !host.is_some_and(|host| is_address(host.host())) {
+        return refuse(StatusCode::FORBIDDEN, "operators ask by address, not by name");
+    }
+    next.run(request).await
 }
 
 #[derive(Deserialize)]
@@ -64,6 +85,13 @@ struct Share {
     epoch: Option<i64>,
 }
 
+async fn fence(State(board): Board, Query(Epoch { epoch }): Query<Epoch>) -> Response {
+    match epoch {
+        Some(epoch) => answer(board.fence(epoch).await),
+        None => refuse(StatusCode::BAD_REQUEST, "say which epoch"),
+    }
+}
+
 async fn share(State(board): Board, Json(share): Json<Share>) -> Response {
     answer(board.shift(share.green_percent, share.epoch).await)
 }
@@ -80,13 +108,15 @@ async fn place(State(board): Board, Path(color): Path<String>, Json(place): Json
     }
 }
 
-fn answer(changed: Result<Seen, SwitchboardError>) -> Response {
+pub(crate) fn answer(changed: Result<Seen, SwitchboardError>) -> Response {
     match changed {
         Ok(seen) => Json(seen).into_response(),
-        Err(refused @ (SwitchboardError::Nowhere(_) | SwitchboardError::Late { .. })) => {
+        Err(refused @ (SwitchboardError::Nowhere(_) | SwitchboardError::Late { .. } | SwitchboardError::Busy { .. })) => {
             refuse(StatusCode::CONFLICT, &refused.to_string())
         }
-        Err(refused @ SwitchboardError::Share(_)) => refuse(StatusCode::BAD_REQUEST, &refused.to_string()),
+        Err(refused @ (SwitchboardError::Share(_) | SwitchboardError::Epoch(_))) => {
+            refuse(StatusCode::BAD_REQUEST, &refused.to_string())
+        }
         Err(failure) => {
             tracing::error!(error = %failure, "{failure}");
             refuse(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())

@@ -27,6 +27,10 @@ pub struct Routing {
     /// Of the last rollout that moved traffic. One that comes with a smaller number has lost its lease meanwhile.
     #[serde(default)]
     pub epoch: i64,
+    /// The color that had all traffic before the last move away from it: where going back leads. Nothing once it was gone
+    /// back to, or when something else runs there.
+    #[serde(default)]
+    pub before: Option<Color>,
 }
 
 /// The switchboard at one moment.
@@ -81,6 +85,17 @@ pub enum SwitchboardError {
         /// The epoch of the last move.
         now: i64,
     },
+    /// It is not the next one, nor one of the next million.
+    #[error("{0} is no epoch that follows the last one")]
+    Epoch(i64),
+    /// Nobody would answer, or somebody else than was proved.
+    #[error("{share} of a hundred requests go to {color}: move them first")]
+    Busy {
+        /// The color.
+        color: Color,
+        /// How many go there.
+        share: u8,
+    },
     /// There are a hundred in a hundred.
     #[error("{0} is no share: say 0 to 100")]
     Share(u8),
@@ -112,8 +127,12 @@ pub struct Switchboard {
 struct Deal {
     /// Hundredths that green is owed.
     owed: u8,
-    turn: usize,
+    /// Whose turn it is, of blue's replicas and of green's.
+    turns: [usize; 2],
 }
+
+/// An epoch counts who held a lease. One that is this far ahead was never given to anybody, and would shut all others out.
+const MOST_AHEAD: i64 = 1_000_000_000;
 
 // === impl Routing ===
 
@@ -143,6 +162,16 @@ impl Routing {
         }
     }
 
+    fn raise(&mut self, epoch: Option<i64>) -> Result<(), SwitchboardError> {
+        let Some(yours) = epoch else { return Ok(()) };
+        match yours.checked_sub(self.epoch) {
+            Some(ahead) if ahead < 0 => return Err(SwitchboardError::Late { yours, now: self.epoch }),
+            Some(ahead) if ahead < MOST_AHEAD => self.epoch = yours,
+            _ => return Err(SwitchboardError::Epoch(yours)),
+        }
+        Ok(())
+    }
+
     fn addresses_mut(&mut self, color: Color) -> &mut Vec<SocketAddr> {
         match color {
             Color::Blue => &mut self.blue,
@@ -164,9 +193,10 @@ impl Deal {
         Color::Green
     }
 
-    fn replica(&mut self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
-        self.turn = self.turn.wrapping_add(1);
-        addresses.get(self.turn.checked_rem(addresses.len())?).copied()
+    fn replica(&mut self, color: Color, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+        let turn = &mut self.turns[usize::from(color == Color::Green)];
+        *turn = turn.wrapping_add(1);
+        addresses.get(turn.checked_rem(addresses.len())?).copied()
     }
 }
 
@@ -224,7 +254,7 @@ impl Switchboard {
         self.seen.send_if_modified(|seen| {
             let mut deal = self.deal.lock().expect("nobody panics while dealing");
             let color = named.unwrap_or_else(|| deal.color(seen.routing.green_percent));
-            if let Some(address) = deal.replica(seen.routing.addresses(color)) {
+            if let Some(address) = deal.replica(color, seen.routing.addresses(color)) {
                 *seen.in_flight.to_mut(color) += 1;
                 claim = Some(Claim { switchboard: self.clone(), color, address });
             }
@@ -250,18 +280,51 @@ impl Switchboard {
             return Err(SwitchboardError::Share(green_percent));
         }
         self.change(|routing| {
-            if let Some(yours) = epoch {
-                if yours < routing.epoch {
-                    return Err(SwitchboardError::Late { yours, now: routing.epoch });
-                }
-                routing.epoch = yours;
-            }
+            routing.raise(epoch)?;
+            let was = routing.live().filter(|_| routing.green_percent != green_percent);
             routing.green_percent = green_percent;
+            if routing.live().is_some() && routing.live() == routing.before {
+                // Gone back: whoever asks again to go back is not led forth.
+                routing.before = None;
+            } else if was.is_some() {
+                routing.before = was;
+            }
             for color in [Color::Blue, Color::Green] {
                 if routing.share(color) > 0 && routing.addresses(color).is_empty() {
                     return Err(SwitchboardError::Nowhere(color));
                 }
             }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets no rollout with a smaller epoch move anything from now on.
+    ///
+    /// # Errors
+    /// See [`SwitchboardError`].
+    pub async fn fence(&self, epoch: i64) -> Result<Seen, SwitchboardError> {
+        self.change(|routing| routing.raise(Some(epoch))).await
+    }
+
+    /// Changes what runs as a color while no traffic goes there, and none can be moved there meanwhile. Nobody is there
+    /// afterwards until [`place`](Self::place) says so, and going back does not lead there.
+    pub(crate) async fn replace(
+        &self,
+        color: Color,
+        epoch: Option<i64>,
+        change: impl FnOnce(),
+    ) -> Result<Seen, SwitchboardError> {
+        self.change(|routing| {
+            routing.raise(epoch)?;
+            let share = routing.share(color);
+            // A color that nobody is cannot be pushed over.
+            if share > 0 && !routing.addresses(color).is_empty() {
+                return Err(SwitchboardError::Busy { color, share });
+            }
+            routing.addresses_mut(color).clear();
+            routing.before = routing.before.filter(|before| *before != color);
+            change();
             Ok(())
         })
         .await
@@ -354,7 +417,7 @@ mod tests {
 
     fn routing() -> Routing {
         let at = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
-        Routing { green_percent: 0, blue: at(1), green: at(2), epoch: 0 }
+        Routing { green_percent: 0, blue: at(1), green: at(2), epoch: 0, before: None }
     }
 
     const LONG: Duration = Duration::from_secs(20);
@@ -408,6 +471,27 @@ mod tests {
         board.switch(Color::Blue, Some(7)).await.unwrap();
         let (one, other) = (board.enter(None, LONG).await.unwrap().address, board.enter(None, LONG).await.unwrap().address);
         assert_ne!(one, other);
+    }
+
+    #[tokio::test]
+    async fn going_back_leads_to_whoever_was_live_and_not_to_whoever_is_there_now() {
+        let board = Switchboard::open(file("before"), routing()).await.unwrap();
+        let before = || board.seen().routing.before;
+        board.shift(10, Some(1)).await.unwrap();
+        board.shift(100, Some(1)).await.unwrap();
+        assert_eq!(before(), Some(Color::Blue));
+        board.switch(Color::Blue, Some(2)).await.unwrap();
+        assert_eq!(before(), None, "going back twice is going back once");
+        board.switch(Color::Green, Some(3)).await.unwrap();
+        assert_eq!(before(), Some(Color::Blue));
+        assert!(matches!(board.replace(Color::Green, Some(3), || {}).await, Err(SwitchboardError::Busy { share: 100, .. })));
+        board.replace(Color::Blue, Some(3), || {}).await.unwrap();
+        assert_eq!((before(), board.seen().routing.blue), (None, vec![]));
+
+        board.fence(9).await.unwrap();
+        assert!(matches!(board.shift(0, Some(8)).await, Err(SwitchboardError::Late { yours: 8, now: 9 })));
+        assert!(matches!(board.fence(i64::MAX).await, Err(SwitchboardError::Epoch(i64::MAX))));
+        assert!(board.fence(i64::MIN).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -39,7 +39,8 @@ async fn load(context: &Context<'_>) -> Result<Finding, Finding> {
         return Err(Finding::failed(words));
     };
     let limits = context.limits;
-    let rate = (context.live_rate * limits.load_factor).clamp(limits.load_rate.0, limits.load_rate.1);
+    let (least, most) = (limits.load_rate.0.max(0.1), limits.load_rate.1.max(0.1));
+    let rate = (context.live_rate * limits.load_factor).max(least).min(most);
     let calls = (rate * limits.load_for.as_secs_f64()).ceil().max(1.0) as usize;
     let (http, open) = (Http::keeping_connections(), Arc::new(AtomicUsize::new(0)));
     let params = Arc::new(json!({ "name": tool, "arguments": arguments }));

@@ -23,7 +23,7 @@ async fn wait(context: &Context<'_>) -> Result<Finding, Finding> {
             let Some(build) = slot.build() else {
                 return Err(Finding::failed(format!("the replicas of {} are of different builds", context.color)));
             };
-            let words = format!("{ready} of {wanted} replicas of {} are ready, build {build}", context.color);
+            let words = format!("{ready} of {} of {} ready, build {build}", crate::count(wanted, "replica"), context.color);
             return Ok(Finding::passed(words).with("build", build));
         }
         (context.progress)(&format!("{ready} of {wanted} replicas are ready"));

@@ -43,7 +43,7 @@ async fn smoke(context: &Context<'_>) -> Result<Finding, Finding> {
         failed.details = problems;
         return Err(failed);
     }
-    finding.words = format!("{count} checks of {} replicas passed", replicas.len());
+    finding.words = format!("{count} checks of {} passed", crate::count(replicas.len(), "replica"));
     Ok(finding)
 }
 

@@ -1,16 +1,24 @@
 //! The validator's verdict: a migration that is about to be read in its new shape must have been proven, and none may have
 //! been found wrong. A migration that is not that far hinders nobody: the database keeps both shapes true.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use super::{Context, Finding, either, migrate::last_line};
+use super::{
+    Context, Finding, either,
+    migrate::{last_line, status},
+};
+
+/// Half a million rows are compared in a second.
+const VALIDATED_WITHIN: Duration = Duration::from_secs(3600);
 
 pub(super) async fn ask(context: &Context<'_>) -> Finding {
     either(validate(context).await)
 }
 
 async fn validate(context: &Context<'_>) -> Result<Finding, Finding> {
-    let status = run(context, &["migrate", "status", "--json"]).await?;
+    let status = status(context).await.map_err(Finding::failed)?;
     let mut finding = Finding::passed("");
     let mut words = Vec::new();
     for migration in status["status"]["migrations"].as_array().into_iter().flatten() {
@@ -48,6 +56,10 @@ fn wrong(name: &str, verdict: &Value) -> Finding {
 async fn run(context: &Context<'_>, arguments: &[&str]) -> Result<Value, Finding> {
     let Some(image) = context.image else { return Err(Finding::failed("nothing is known to run there")) };
     let command = arguments.join(" ");
-    let ended = context.driver.task(image, arguments).await.map_err(|failure| Finding::failed(crate::chain(&failure)))?;
+    let ended = context
+        .driver
+        .task(image, arguments, VALIDATED_WITHIN)
+        .await
+        .map_err(|failure| Finding::failed(crate::chain(&failure)))?;
     serde_json::from_str(&ended.stdout).map_err(|_| Finding::failed(format!("`{command}` failed: {}", last_line(&ended.stderr))))
 }

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | `GET /platform` | the routing, what is meant to run, and what runs |
-//! | `PUT /colors/{color}` with `{"image": {"name": …}, "replicas": 2, "epoch": 7}` | lets this run as a color |
+//! | `PUT /colors/{color}` with `{"image": {"name": …}, "replicas": 2, "epoch": 7}` | lets this run as a color; refused while traffic goes to something else there |
 //! | `DELETE /colors/{color}?epoch=7` | lets nothing run there; refused while traffic goes there |
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Platform;
-use crate::{driver::Image, front::operations::refuse};
+use crate::{driver::Image, front::operations::answer};
 
 pub(crate) fn router(platform: Arc<Platform>) -> Router {
     Router::new().route("/platform", get(seen)).route("/colors/{color}", put(run).delete(stop)).with_state(platform)
@@ -31,7 +31,9 @@ async fn seen(State(platform): State<Arc<Platform>>) -> Json<Value> {
         let replicas = platform.replicas(color);
         let slots = platform.slots();
         let slot = slots.get(color);
-        json!({ "image": slot.image, "wanted": slot.wanted, "replicas": replicas, "processes": slot.processes,
+        // Somebody may look who may not know what the image was told.
+        let image = slot.image.as_ref().map(Image::hidden);
+        json!({ "image": image, "wanted": slot.wanted, "replicas": replicas, "processes": slot.processes,
             "trouble": slot.trouble })
     };
     Json(json!({ "routing": platform.switchboard.seen(), "blue": slot(Color::Blue), "green": slot(Color::Green) }))
@@ -45,9 +47,23 @@ struct Wanted {
 }
 
 async fn run(State(platform): State<Arc<Platform>>, Path(color): Path<Color>, Json(wanted): Json<Wanted>) -> Response {
-    if let Err(refused) = is_current(&platform, wanted.epoch) {
-        return refused;
+    let same = platform.slots().get(color).image.as_ref() == Some(&wanted.image);
+    if same {
+        // More or fewer of what runs there, which traffic may go to.
+        return match wanted.epoch {
+            Some(epoch) => match platform.switchboard.fence(epoch).await {
+                Ok(_) => want(&platform, color, wanted),
+                refused => answer(refused),
+            },
+            None => want(&platform, color, wanted),
+        };
     }
+    let epoch = wanted.epoch;
+    let replaced = platform.switchboard.replace(color, epoch, || platform.want(color, Some(wanted.image), wanted.replicas)).await;
+    answer(replaced)
+}
+
+fn want(platform: &Platform, color: Color, wanted: Wanted) -> Response {
     platform.want(color, Some(wanted.image), wanted.replicas);
     StatusCode::NO_CONTENT.into_response()
 }
@@ -58,26 +74,5 @@ struct Epoch {
 }
 
 async fn stop(State(platform): State<Arc<Platform>>, Path(color): Path<Color>, Query(Epoch { epoch }): Query<Epoch>) -> Response {
-    if let Err(refused) = is_current(&platform, epoch) {
-        return refused;
-    }
-    if platform.switchboard.seen().routing.share(color) > 0 {
-        return refuse(StatusCode::CONFLICT, &format!("traffic goes to {color}: switch first"));
-    }
-    platform.want(color, None, 0);
-    StatusCode::NO_CONTENT.into_response()
-}
-
-/// A rollout that lost its lease changes nothing.
-#[expect(clippy::result_large_err, reason = "it is sent at once")]
-fn is_current(platform: &Platform, epoch: Option<i64>) -> Result<(), Response> {
-    let Some(yours) = epoch else { return Ok(()) };
-    let mut slots = platform.slots();
-    let now = slots.epoch.max(platform.switchboard.seen().routing.epoch);
-    if yours < now {
-        let words = format!("a later rollout is at work (epoch {now}, yours is {yours})");
-        return Err(refuse(StatusCode::CONFLICT, &words));
-    }
-    slots.epoch = yours;
-    Ok(())
+    answer(platform.switchboard.replace(color, epoch, || platform.want(color, None, 0)).await)
 }

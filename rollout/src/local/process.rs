@@ -143,7 +143,7 @@ impl Process {
             io::Result::Ok(String::from_utf8_lossy(&words).into_owned())
         };
         let words = read().unwrap_or_default();
-        words.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" / ")
+        words.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().map(crate::plain).collect::<Vec<_>>().join(" / ")
     }
 }
 
