@@ -19,7 +19,11 @@ use rollout::{
     bake::Watch,
     chain,
     console::{Console, span},
-    driver::{Driver, DriverError, Image, Observation, Slot, local::LocalDriver},
+    driver::{
+        Driver, DriverError, Image, Observation, Slot,
+        kubernetes::{KubernetesDriver, Reach},
+        local::LocalDriver,
+    },
     execute::{End, Rollout, Settings},
     gate::{self, Gate},
     http::Http,
@@ -42,6 +46,18 @@ pub(crate) struct Common {
     /// Of the local platform: the directory in which it keeps everything.
     #[arg(long, global = true, value_name = "DIR", default_value = ".rollout")]
     state: PathBuf,
+    /// Of Kubernetes: the namespace.
+    #[arg(long, global = true, default_value = "mcp")]
+    namespace: String,
+    /// Of Kubernetes: the name of the Service, and of the Deployments before `-blue` and `-green`.
+    #[arg(long, global = true, default_value = "mcp-server")]
+    app: String,
+    /// Of Kubernetes: where clients come in, as `https://mcp.example.com`. A switch is proved there.
+    #[arg(long, global = true, value_name = "URL", value_parser = url)]
+    entrance: Option<String>,
+    /// Of Kubernetes: how pods are reached from here.
+    #[arg(long, global = true, value_enum, default_value = "forward")]
+    reach: ReachArgument,
     /// The database that both colors share, where the journal is. Without it, the local platform's own.
     #[arg(long, global = true, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
@@ -66,6 +82,16 @@ pub(crate) struct Common {
 enum Platform {
     /// This machine: see `rollout local up`.
     Local,
+    /// A cluster, as `k8s/` lays it out.
+    Kubernetes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ReachArgument {
+    /// Through the API server, as `kubectl port-forward`.
+    Forward,
+    /// By their addresses: from inside the cluster.
+    Pods,
 }
 
 /// `deploy` and `plan`
@@ -265,6 +291,7 @@ pub(crate) struct History {
 const FAILED: u8 = 1;
 const ROLLED_BACK: u8 = 3;
 const REFUSED: u8 = 4;
+const USAGE: u8 = 2;
 const UNAVAILABLE: u8 = 69;
 const BUSY: u8 = 75;
 const INTERRUPTED: u8 = 130;
@@ -318,14 +345,28 @@ impl Common {
         Arc::new(Console::new(self.json, self.no_color))
     }
 
-    fn driver(&self, http: &Http) -> Result<Arc<dyn Driver>, Stop> {
+    async fn driver(&self, http: &Http) -> Result<Arc<dyn Driver>, Stop> {
         match self.platform {
             Platform::Local => Ok(Arc::new(LocalDriver::new(&self.state, http.clone())?)),
+            Platform::Kubernetes => {
+                let Some(entrance) = self.entrance.clone() else {
+                    return Err(Stop("say where clients come in: --entrance https://…".to_owned(), USAGE));
+                };
+                let reach = match self.reach {
+                    ReachArgument::Forward => Reach::Forward,
+                    ReachArgument::Pods => Reach::Pods,
+                };
+                Ok(Arc::new(KubernetesDriver::new(&self.namespace, &self.app, entrance, reach, http.clone()).await?))
+            }
         }
     }
 
     /// The journal, in the database that both colors share.
     async fn journal(&self) -> Result<Journal, Stop> {
+        if self.platform != Platform::Local && self.database_url.is_none() {
+            let words = "the journal is in the database that both colors share: say where, with --database-url or DATABASE_URL";
+            return Err(Stop(words.to_owned(), USAGE));
+        }
         if self.database_url.is_none() && !rollout::local::Place::file(&self.state).exists() {
             let words = format!(
                 "no platform has ever run in {}: start it with `rollout local up`, or name its --state",
@@ -413,7 +454,7 @@ impl Common {
         Entry {
             id: format!("{stamp}-{}-{}", goal.word(), goal.color()),
             goal: goal.word().to_owned(),
-            platform: "local".to_owned(),
+            platform: self.platform.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()),
             by: self.by.clone(),
             from,
             to,
@@ -456,8 +497,9 @@ impl Gates {
 // === impl Deploy ===
 
 impl Deploy {
-    fn image(&self) -> Image {
-        Image { name: whole(&self.image), environment: self.environment.iter().cloned().collect::<BTreeMap<_, _>>() }
+    fn image(&self, common: &Common) -> Image {
+        let name = if common.platform == Platform::Local { whole(&self.image) } else { self.image.clone() };
+        Image { name, environment: self.environment.iter().cloned().collect::<BTreeMap<_, _>>() }
     }
 
     fn settings(&self, common: &Common) -> Settings {
@@ -484,10 +526,10 @@ impl Deploy {
     }
 
     /// What is to come about, from what is seen.
-    fn goal(&self, seen: &Observation) -> Goal {
+    fn goal(&self, common: &Common, seen: &Observation) -> Goal {
         let from = seen.live().unwrap_or(if seen.green_percent > 50 { Color::Green } else { Color::Blue });
         let live = u32::try_from(seen.slot(from).ready()).unwrap_or(u32::MAX).max(seen.slot(from).wanted).max(1);
-        Goal::Deploy { image: self.image(), replicas: self.replicas.unwrap_or(live), from }
+        Goal::Deploy { image: self.image(common), replicas: self.replicas.unwrap_or(live), from }
     }
 }
 
@@ -500,7 +542,7 @@ pub(crate) async fn deploy(common: Common, deploy: Deploy, commanded: Instant) -
 
 async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> Result<(End, Report), Stop> {
     let http = Http::new();
-    let driver = common.driver(&http)?;
+    let driver = common.driver(&http).await?;
     let settings = deploy.settings(common);
     settings.usable(&http).await.map_err(|words| Stop(words, REFUSED))?;
     let journal = common.journal().await?;
@@ -508,10 +550,10 @@ async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> R
     let lease = take(common, &*driver, &journal, &seen, Duration::from_secs(deploy.wait)).await?;
     // Looked at again under the lease: whoever had it may have moved everything.
     let seen = driver.observe().await?;
-    let image = deploy.image();
+    let image = deploy.image(common);
     let (goal, entry) = match journal.open_entry().await? {
         None => {
-            let goal = deploy.goal(&seen);
+            let goal = deploy.goal(common, &seen);
             let mut obstacles = rollout::plan::plan(&goal, &settings.manner, &seen, &[]).obstacles;
             // Nothing helps against a program that is not there.
             let missing = driver.missing(&image);
@@ -589,7 +631,7 @@ fn may_begin(common: &Common, goal: &Goal, seen: &Observation, dry_run: bool, fo
 pub(crate) async fn switch(common: Common, switch: Switch, commanded: Instant) -> ExitCode {
     let run = async {
         let http = Http::new();
-        let driver = common.driver(&http)?;
+        let driver = common.driver(&http).await?;
         let (journal, seen) = tokio::join!(common.journal(), driver.observe());
         let (journal, seen) = (journal?, seen?);
         let to = switch.to.or_else(|| seen.live().map(Color::other));
@@ -629,7 +671,7 @@ async fn begin_rollback(
     is_abort: bool,
 ) -> Result<Option<(End, Report)>, Stop> {
     let http = Http::new();
-    let driver = common.driver(&http)?;
+    let driver = common.driver(&http).await?;
     let console = common.console();
     let seen = driver.observe().await?;
     // Whatever the journal does, it is not in the way: going back is for when everything else goes wrong.
@@ -733,7 +775,7 @@ async fn begin_rollback(
 pub(crate) async fn retire(common: Common, retire: Retire, commanded: Instant) -> ExitCode {
     let run = async {
         let http = Http::new();
-        let driver = common.driver(&http)?;
+        let driver = common.driver(&http).await?;
         let (journal, seen) = (common.journal().await?, driver.observe().await?);
         let color = retire.color.or_else(|| seen.live().map(Color::other));
         let Some(color) = color else { return Err(Stop("both colors get traffic: switch first".to_owned(), REFUSED)) };
@@ -798,10 +840,10 @@ fn finish(common: &Common, ended: Result<(End, Report), Stop>) -> ExitCode {
 
 pub(crate) async fn plan(common: Common, deploy: Deploy) -> ExitCode {
     let run = async {
-        let driver = common.driver(&Http::new())?;
+        let driver = common.driver(&Http::new()).await?;
         let seen = driver.observe().await?;
-        let goal = deploy.goal(&seen);
-        let missing = driver.missing(&deploy.image());
+        let goal = deploy.goal(&common, &seen);
+        let missing = driver.missing(&deploy.image(&common));
         Ok::<_, Stop>(print_plan(&common, &goal, &deploy.settings(&common).manner, &seen, missing))
     };
     match run.await {
@@ -855,7 +897,7 @@ fn print_plan(common: &Common, goal: &Goal, manner: &Manner, seen: &Observation,
 
 pub(crate) async fn status(common: Common) -> ExitCode {
     let run = async {
-        let driver = common.driver(&Http::new())?;
+        let driver = common.driver(&Http::new()).await?;
         let seen = driver.observe().await?;
         let journal = tokio::time::timeout(JOURNAL_WITHIN, common.journal()).await;
         let (held, open, step, problem) = match journal {
@@ -941,7 +983,7 @@ fn say_slot(console: &Console, color: Color, slot: &Slot, share: u8) {
 pub(crate) async fn ask(common: Common, gate: Gate, ask: AskGate) -> ExitCode {
     let run = async {
         let http = Http::new();
-        let driver = common.driver(&http)?;
+        let driver = common.driver(&http).await?;
         let seen = driver.observe().await?;
         let color = ask.color.or_else(|| seen.live().map(Color::other)).unwrap_or(Color::Green);
         let needs_journal = gate == Gate::Approve || !ask.gates.published.is_empty();

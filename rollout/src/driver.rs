@@ -3,6 +3,7 @@
 //! What must stay true: a driver acts and looks, and decides nothing. Whatever moves traffic carries the epoch of the lease
 //! under which it was decided, so that a rollout that lost its lease moves nothing.
 
+pub mod kubernetes;
 pub mod local;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
@@ -144,6 +145,17 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// Runs the image once with these arguments, to its end, or to the end of its time.
     async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError>;
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// The JSON document that it printed; `None` when there is none. A platform may mix it with what was logged.
+    #[must_use]
+    pub fn document(&self) -> Option<serde_json::Value> {
+        let line = || self.stdout.lines().rev().find(|line| line.starts_with('{'));
+        serde_json::from_str(&self.stdout).ok().or_else(|| serde_json::from_str(line()?).ok())
+    }
 }
 
 // === impl Observation ===

@@ -21,7 +21,7 @@ pub(super) async fn ask(context: &Context<'_>) -> Finding {
     (context.progress)("the image runs `migrate expand`");
     match context.driver.task(image, &["migrate", "expand", "--by", "rollout", "--json"], EXPANDED_WITHIN).await {
         Ok(ended) if ended.success => {
-            let said: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
+            let said = ended.document().unwrap_or_default();
             let did = said["did"].as_str().unwrap_or("done").lines().next().unwrap_or("done").to_owned();
             Finding::passed(did)
         }
@@ -36,7 +36,7 @@ pub(super) async fn status(context: &Context<'_>) -> Result<Value, String> {
     let ended = context.driver.task(image, &["migrate", "status", "--json"], STATUS_WITHIN).await;
     let advice = "is it a server of this framework with a `migrate` command? --skip migrate --skip validate does without";
     let ended = ended.map_err(|failure| format!("{}: {advice}", crate::chain(&failure)))?;
-    serde_json::from_str(&ended.stdout).map_err(|_| format!("`migrate status` says `{}`: {advice}", last_line(&ended.stderr)))
+    ended.document().ok_or_else(|| format!("`migrate status` says `{}`: {advice}", last_line(&ended.stderr)))
 }
 
 /// What a command complained of in the end.

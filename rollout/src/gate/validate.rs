@@ -61,5 +61,5 @@ async fn run(context: &Context<'_>, arguments: &[&str]) -> Result<Value, Finding
         .task(image, arguments, VALIDATED_WITHIN)
         .await
         .map_err(|failure| Finding::failed(crate::chain(&failure)))?;
-    serde_json::from_str(&ended.stdout).map_err(|_| Finding::failed(format!("`{command}` failed: {}", last_line(&ended.stderr))))
+    ended.document().ok_or_else(|| Finding::failed(format!("`{command}` failed: {}", last_line(&ended.stderr))))
 }

@@ -1,0 +1,500 @@
+//! The driver of Kubernetes: two Deployments, and a Service whose selector names the live color.
+//!
+//! What it relies on is what `k8s/` has: Deployments `APP-blue` and `APP-green` whose pods carry `release-color`, a Service
+//! `APP` that selects one of them, and a container `APP` with the ports `http` and `operations`. What must stay true: the
+//! Service is the truth about traffic; what a rollout remembers is in annotations on it and on the Deployments, so that a
+//! journal that is away changes nothing; a Service that somebody else changed in between is looked at again, not overwritten.
+
+mod tunnel;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use bg_runtime::Color;
+use futures_util::future::join_all;
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        batch::v1::Job,
+        core::v1::{Event, Pod, PodSpec, Service},
+    },
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use self::tunnel::Tunnel;
+use super::{Driver, DriverError, Ended, Image, Observation, Replica, Slot};
+use crate::http::Http;
+
+/// An application in a namespace.
+pub struct KubernetesDriver {
+    client: Client,
+    namespace: String,
+    app: String,
+    entrance: String,
+    reach: Reach,
+    http: Http,
+    /// By pod.
+    tunnels: Mutex<HashMap<String, Tunnel>>,
+}
+
+/// How pods are reached from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// By their addresses: from inside the cluster, or from a node.
+    Pods,
+    /// Through the API server, as `kubectl port-forward` does.
+    Forward,
+}
+
+/// Whose fields these are (server-side apply).
+const MANAGER: &str = "rollout";
+const COLOR: &str = "release-color";
+const EPOCH: &str = "rollout.mcp/epoch";
+const BEFORE: &str = "rollout.mcp/before";
+const IMAGE: &str = "rollout.mcp/image";
+/// On pods: which `run` they are of.
+const RUN: &str = "rollout.mcp/run";
+const HTTP: u16 = 3000;
+const OPERATIONS: u16 = 9464;
+
+/// Somebody who changes the Service at the same time is done after so many attempts.
+const ATTEMPTS: usize = 10;
+const LOOK: Duration = Duration::from_millis(500);
+/// Reasons for which a container waits that do not pass by themselves.
+const HOPELESS: [&str; 7] = [
+    "CrashLoopBackOff",
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+];
+
+// === impl KubernetesDriver ===
+
+impl KubernetesDriver {
+    /// With the kubeconfig or the service account that is found. `entrance` is where clients come in.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub async fn new(namespace: &str, app: &str, entrance: String, reach: Reach, http: Http) -> Result<Self, DriverError> {
+        let client = Client::try_default()
+            .await
+            .map_err(|source| DriverError::Away(": no kubeconfig and no service account is usable", Box::new(source)))?;
+        let entrance = entrance.trim_end_matches('/').to_owned();
+        let (namespace, app) = (namespace.to_owned(), app.to_owned());
+        Ok(Self { client, namespace, app, entrance, reach, http, tunnels: Mutex::default() })
+    }
+
+    fn services(&self) -> Api<Service> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn deployments(&self) -> Api<Deployment> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn deployment(&self, color: Color) -> String {
+        format!("{}-{color}", self.app)
+    }
+
+    /// What runs as a color.
+    async fn slot(&self, color: Color) -> Result<Slot, DriverError> {
+        let name = self.deployment(color);
+        let deployment = self.deployments().get(&name).await?;
+        let selector = format!("app.kubernetes.io/name={},{COLOR}={color}", self.app);
+        let pods = self.pods().list(&ListParams::default().labels(&selector)).await?.items;
+        let template = deployment.spec.as_ref().map(|spec| &spec.template);
+        let run = template.and_then(|template| template.metadata.as_ref()?.annotations.as_ref()?.get(RUN)).cloned();
+        let container = template.and_then(|template| template.spec.as_ref()).and_then(|spec| container(spec, &self.app));
+        let written = deployment.annotations().get(IMAGE).and_then(|image| serde_json::from_str(image).ok());
+        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let image = || {
+            let name = container.and_then(|container| container.image.clone())?;
+            Some(Image { name, environment: BTreeMap::new() })
+        };
+        let mut slot = Slot {
+            image: if wanted > 0 { written.or_else(image) } else { None },
+            wanted: u32::try_from(wanted).unwrap_or_default(),
+            replicas: Vec::new(),
+            trouble: None,
+        };
+        for pod in &pods {
+            // Jobs of ours wear the same labels and serve nothing.
+            if pod.labels().contains_key("job-name") {
+                continue;
+            }
+            let is_old = pod.annotations().get(RUN) != run.as_ref();
+            if !is_old && slot.trouble.is_none() {
+                slot.trouble = self.trouble(pod).await;
+            }
+            let Some((address, operations)) = self.reached(pod).await else { continue };
+            slot.replicas.push(Replica {
+                name: pod.name_any(),
+                address,
+                operations,
+                ready: false,
+                build: None,
+                leaving: is_old || pod.metadata.deletion_timestamp.is_some(),
+            });
+        }
+        join_all(slot.replicas.iter_mut().map(|replica| super::ask(&self.http, replica))).await;
+        Ok(slot)
+    }
+
+    /// Where a pod's two doors are from here. `None` while it has no address.
+    async fn reached(&self, pod: &Pod) -> Option<(String, String)> {
+        let status = pod.status.as_ref()?;
+        let (name, ip) = (pod.name_any(), status.pod_ip.as_ref().filter(|ip| !ip.is_empty())?);
+        if status.phase.as_deref() != Some("Running") {
+            return None;
+        }
+        if self.reach == Reach::Pods {
+            return Some((format!("{ip}:{HTTP}"), format!("{ip}:{OPERATIONS}")));
+        }
+        let known = self.tunnels.lock().expect("nobody panics with the tunnels").get(&name).map(Tunnel::addresses);
+        if let Some(known) = known {
+            return Some(known);
+        }
+        let tunnel = Tunnel::open(self.pods(), name.clone(), [HTTP, OPERATIONS]).await.ok()?;
+        let addresses = tunnel.addresses();
+        self.tunnels.lock().expect("nobody panics with the tunnels").insert(name, tunnel);
+        Some(addresses)
+    }
+
+    /// Why a pod does not come up, with its own last words.
+    async fn trouble(&self, pod: &Pod) -> Option<String> {
+        let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+        let status = statuses.iter().find(|status| status.name == self.app)?;
+        let waiting = status.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref().filter(|reason| HOPELESS.contains(reason))?;
+        let name = pod.name_any();
+        let mut words = format!("{name}: {reason}");
+        if let Some(message) = &waiting.message {
+            words = format!("{words}: {message}");
+        }
+        let ended = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        if let Some(ended) = ended {
+            let log =
+                LogParams { previous: true, tail_lines: Some(3), container: Some(self.app.clone()), ..LogParams::default() };
+            let said = self.pods().logs(&name, &log).await.unwrap_or_default();
+            let said: Vec<_> = said.lines().map(crate::plain).collect();
+            words = format!("{words}; it ended with {}: {}", ended.exit_code, said.join(" / "));
+        }
+        Some(words)
+    }
+
+    /// Changes the Service as it is now, unless a later rollout has been heard of; again when somebody else changed it.
+    async fn change(&self, epoch: i64, change: impl Fn(&Service) -> Result<Value, DriverError>) -> Result<Service, DriverError> {
+        for _ in 0..ATTEMPTS {
+            let service = self.services().get(&self.app).await?;
+            current(&service, epoch)?;
+            let mut patch = change(&service)?;
+            patch["metadata"]["annotations"][EPOCH] = json!(epoch.to_string());
+            patch["metadata"]["resourceVersion"] = json!(service.metadata.resource_version);
+            let patched = self.services().patch(&self.app, &PatchParams::default(), &Patch::Merge(&patch)).await;
+            match patched {
+                Err(kube::Error::Api(refused)) if refused.code == 409 => tokio::time::sleep(Duration::from_millis(20)).await,
+                patched => return Ok(patched?),
+            }
+        }
+        Err(DriverError::Refused(format!("somebody else keeps changing the Service {}", self.app)))
+    }
+
+    /// Tells the story on the Service, for `kubectl describe`. Nobody waits for it.
+    async fn tell(&self, service: &Service, reason: &str, words: &str) {
+        let now = Timestamp::now();
+        let event: Result<Event, _> = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": { "generateName": format!("{}-rollout-", self.app), "namespace": self.namespace },
+            "involvedObject": { "apiVersion": "v1", "kind": "Service", "name": self.app, "namespace": self.namespace,
+                "uid": service.metadata.uid },
+            "reason": reason, "message": words, "type": "Normal", "source": { "component": MANAGER },
+            "firstTimestamp": now.to_string(), "lastTimestamp": now.to_string(), "count": 1,
+        }));
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        match event {
+            Ok(event) => {
+                if let Err(failure) = api.create(&PostParams::default(), &event).await {
+                    tracing::debug!(error = %failure, "no event was written: {failure}");
+                }
+            }
+            Err(wrong) => tracing::debug!(error = %wrong, "an event is not one: {wrong}"),
+        }
+    }
+
+    /// Applies what a rollout decides of a Deployment.
+    async fn apply(&self, color: Color, annotations: Value, spec: Value) -> Result<(), DriverError> {
+        let name = self.deployment(color);
+        let patch = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": { "name": name, "annotations": annotations },
+            "spec": spec,
+        });
+        // The fields are the rollout's, whoever wrote them first: replicas, image and variables of a color.
+        let parameters = PatchParams::apply(MANAGER).force();
+        self.deployments().patch(&name, &parameters, &Patch::Apply(&patch)).await?;
+        Ok(())
+    }
+
+    /// A Job of the color's own pod, with another image and other arguments.
+    async fn job(&self, image: &Image, arguments: &[&str]) -> Result<Job, DriverError> {
+        let live = self.observe_traffic().await?;
+        let idle = if live == 100 { Color::Blue } else { Color::Green };
+        let deployment = self.deployments().get(&self.deployment(idle)).await?;
+        let spec = deployment.spec.and_then(|spec| spec.template.spec).unwrap_or_default();
+        let mut pod = serde_json::to_value(&spec).unwrap_or_default();
+        pod["restartPolicy"] = json!("Never");
+        for container in pod["containers"].as_array_mut().into_iter().flatten() {
+            for probe in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "ports"] {
+                if let Some(container) = container.as_object_mut() {
+                    container.remove(probe);
+                }
+            }
+            if container["name"] == self.app {
+                container["image"] = json!(image.name);
+                container["args"] = json!(arguments);
+                set_variables(container, image);
+            }
+        }
+        let job = json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": { "generateName": format!("{}-rollout-", self.app), "labels": { "app.kubernetes.io/name": self.app } },
+            "spec": { "backoffLimit": 0, "ttlSecondsAfterFinished": 3600,
+                "template": { "metadata": { "labels": { "app.kubernetes.io/name": self.app, COLOR: idle } }, "spec": pod } },
+        });
+        serde_json::from_value(job).map_err(|source| DriverError::Away(": a job is not one", Box::new(source)))
+    }
+
+    async fn observe_traffic(&self) -> Result<u8, DriverError> {
+        let service = self.services().get(&self.app).await?;
+        green_percent(&service)
+    }
+}
+
+#[async_trait::async_trait]
+impl Driver for KubernetesDriver {
+    fn platform(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn entrance(&self) -> String {
+        self.entrance.clone()
+    }
+
+    fn missing(&self, _image: &Image) -> Option<String> {
+        // Only a node can tell.
+        None
+    }
+
+    async fn observe(&self) -> Result<Observation, DriverError> {
+        let (services, blue, green) = (self.services(), self.slot(Color::Blue), self.slot(Color::Green));
+        let (service, blue, green) = tokio::join!(services.get(&self.app), blue, green);
+        let (service, blue, green) = (service?, blue?, green?);
+        let living: Vec<_> = blue.replicas.iter().chain(&green.replicas).map(|replica| replica.name.clone()).collect();
+        self.tunnels.lock().expect("nobody panics with the tunnels").retain(|name, _| living.contains(name));
+        let annotation = |name: &str| service.annotations().get(name);
+        Ok(Observation {
+            green_percent: green_percent(&service)?,
+            epoch: annotation(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default(),
+            before: annotation(BEFORE).and_then(|color| color.parse().ok()),
+            blue,
+            green,
+        })
+    }
+
+    async fn fence(&self, epoch: i64) -> Result<(), DriverError> {
+        self.change(epoch, |_| Ok(json!({ "metadata": { "annotations": {} } }))).await.map(drop)
+    }
+
+    async fn run(&self, color: Color, image: &Image, replicas: u32, epoch: i64) -> Result<(), DriverError> {
+        let service = self
+            .change(epoch, |service| {
+                let runs = green_percent(service)? == if color == Color::Green { 100 } else { 0 };
+                if runs {
+                    return Err(DriverError::Refused(format!("traffic goes to {color}: switch first")));
+                }
+                // Going back does not lead to what is replaced.
+                let is_before = service.annotations().get(BEFORE).is_some_and(|before| *before == color.to_string());
+                let before = if is_before { Value::Null } else { json!(service.annotations().get(BEFORE)) };
+                Ok(json!({ "metadata": { "annotations": { BEFORE: before } } }))
+            })
+            .await?;
+        let hidden = serde_json::to_string(&image.hidden()).unwrap_or_default();
+        let mut container = json!({ "name": self.app, "image": image.name });
+        set_variables(&mut container, image);
+        let spec = json!({
+            "replicas": replicas,
+            "template": { "metadata": { "annotations": { RUN: epoch.to_string() } }, "spec": { "containers": [container] } },
+        });
+        self.apply(color, json!({ IMAGE: hidden }), spec).await?;
+        self.tell(&service, "RolloutRun", &format!("{replicas} of {} run as {color}", image.name)).await;
+        Ok(())
+    }
+
+    async fn stop(&self, color: Color, epoch: i64) -> Result<(), DriverError> {
+        let service = self
+            .change(epoch, |service| {
+                if green_percent(service)? == if color == Color::Green { 100 } else { 0 } {
+                    return Err(DriverError::Refused(format!("traffic goes to {color}: switch first")));
+                }
+                let is_before = service.annotations().get(BEFORE).is_some_and(|before| *before == color.to_string());
+                let before = if is_before { Value::Null } else { json!(service.annotations().get(BEFORE)) };
+                Ok(json!({ "metadata": { "annotations": { BEFORE: before } } }))
+            })
+            .await?;
+        // Not applied: what runs there when it is wanted again stays as it is.
+        let name = self.deployment(color);
+        let patch = Patch::Merge(json!({ "spec": { "replicas": 0 } }));
+        self.deployments()
+            .patch(&name, &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }, &patch)
+            .await?;
+        self.tell(&service, "RolloutStop", &format!("{color} is stopped")).await;
+        Ok(())
+    }
+
+    async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError> {
+        let to = match green_percent {
+            0 => Color::Blue,
+            100 => Color::Green,
+            _ => {
+                let words = "a Service sends all of its traffic to one color: leave --steps out, or use weights on an HTTPRoute";
+                return Err(DriverError::Refused(words.to_owned()));
+            }
+        };
+        let service = self
+            .change(epoch, |service| {
+                let was = if self::green_percent(service)? == 100 { Color::Green } else { Color::Blue };
+                let before = service.annotations().get(BEFORE);
+                let gone_back = before.is_some_and(|before| *before == to.to_string());
+                let before = match (gone_back, was == to) {
+                    (true, _) => Value::Null,
+                    (_, true) => json!(before),
+                    _ => json!(was),
+                };
+                let selector = json!({ "app.kubernetes.io/name": self.app, COLOR: to });
+                Ok(json!({ "metadata": { "annotations": { BEFORE: before } }, "spec": { "selector": selector } }))
+            })
+            .await?;
+        // Whoever tests the idle color finds it where it always is. Not all have that Service.
+        let preview = format!("{}-preview", self.app);
+        let patch = Patch::Merge(json!({ "spec": { "selector": { COLOR: to.other() } } }));
+        if let Err(failure) = self.services().patch(&preview, &PatchParams::default(), &patch).await {
+            tracing::debug!(error = %failure, "{preview} does not follow: {failure}");
+        }
+        self.tell(&service, "RolloutSwitched", &format!("all traffic goes to {to}")).await;
+        Ok(())
+    }
+
+    async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError> {
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &self.namespace);
+        let job = jobs.create(&PostParams::default(), &self.job(image, arguments).await?).await?;
+        let name = job.name_any();
+        let begun = Instant::now();
+        let ended = loop {
+            tokio::time::sleep(LOOK).await;
+            let status = jobs.get(&name).await?.status.unwrap_or_default();
+            let pods = self.pods().list(&ListParams::default().labels(&format!("job-name={name}"))).await?.items;
+            if status.succeeded.unwrap_or_default() > 0 || status.failed.unwrap_or_default() > 0 {
+                let success = status.succeeded.unwrap_or_default() > 0;
+                let log = LogParams { container: Some(self.app.clone()), ..LogParams::default() };
+                let mut said = String::new();
+                for pod in &pods {
+                    said += &self.pods().logs(&pod.name_any(), &log).await.unwrap_or_default();
+                }
+                break Ok(Ended { success, stdout: said.clone(), stderr: said });
+            }
+            for pod in &pods {
+                if let Some(trouble) = self.trouble(pod).await {
+                    return self.give_up(&jobs, &name, trouble).await;
+                }
+            }
+            if begun.elapsed() > within {
+                let words = format!("the Job {name} (`{}`) has not ended after {within:?}", arguments.join(" "));
+                return self.give_up(&jobs, &name, words).await;
+            }
+        };
+        let _ = jobs.delete(&name, &DeleteParams::background()).await;
+        ended
+    }
+}
+
+impl KubernetesDriver {
+    async fn give_up(&self, jobs: &Api<Job>, name: &str, words: String) -> Result<Ended, DriverError> {
+        let _ = jobs.delete(name, &DeleteParams::background()).await;
+        Err(DriverError::Refused(words))
+    }
+}
+
+impl std::fmt::Debug for KubernetesDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubernetesDriver").field("namespace", &self.namespace).field("app", &self.app).finish_non_exhaustive()
+    }
+}
+
+fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a k8s_openapi::api::core::v1::Container> {
+    spec.containers.iter().find(|container| container.name == name)
+}
+
+fn green_percent(service: &Service) -> Result<u8, DriverError> {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    match selector.and_then(|selector| selector.get(COLOR)).map(String::as_str) {
+        Some("blue") => Ok(0),
+        Some("green") => Ok(100),
+        other => {
+            let other = other.unwrap_or("nothing");
+            Err(DriverError::Refused(format!(
+                "the selector of the Service {} names {other} as {COLOR}, which is no color",
+                service.name_any()
+            )))
+        }
+    }
+}
+
+fn current(service: &Service, yours: i64) -> Result<(), DriverError> {
+    let now: i64 = service.annotations().get(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+    if yours < now {
+        return Err(DriverError::Refused(format!("a later rollout is at work (epoch {now}, yours is {yours})")));
+    }
+    Ok(())
+}
+
+fn set_variables(container: &mut Value, image: &Image) {
+    let given: Vec<_> = image.environment.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+    let kept = container["env"].as_array().cloned().unwrap_or_default();
+    let kept = kept.into_iter().filter(|variable| !given.iter().any(|given| given["name"] == variable["name"]));
+    let all: Vec<_> = kept.chain(given.iter().cloned()).collect();
+    if !all.is_empty() {
+        container["env"] = json!(all);
+    }
+}
+
+impl From<kube::Error> for DriverError {
+    fn from(failure: kube::Error) -> Self {
+        match failure {
+            kube::Error::Api(refused) => {
+                let advice = match refused.code {
+                    401 | 403 => "; the Role `rollout` in k8s/base has what is needed",
+                    404 => "; `kubectl apply -k k8s/overlays/…` makes it",
+                    409 => "; somebody else manages that field",
+                    _ => "",
+                };
+                Self::Refused(format!("{}{advice}", refused.message))
+            }
+            failure => Self::Away(": the API server", Box::new(failure)),
+        }
+    }
+}
