@@ -9,6 +9,8 @@ mod drain;
 mod front_door;
 mod hostile;
 mod house;
+mod kubernetes;
+mod manifests;
 mod migrate;
 mod once;
 mod outlive;

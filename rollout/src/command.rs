@@ -336,6 +336,11 @@ impl Common {
         }
     }
 
+    /// What is logged of libraries.
+    pub(crate) fn level_of_others(&self) -> LevelFilter {
+        if self.verbose { LevelFilter::DEBUG } else { LevelFilter::OFF }
+    }
+
     /// Whether the log has colors.
     pub(crate) fn paints_errors(&self) -> bool {
         std::io::stderr().is_terminal() && !self.no_color

@@ -583,7 +583,8 @@ impl Work<'_> {
     /// Tells the old color that it is retiring, and the new one that it is not.
     async fn shed(&self, old: Color) -> Result<Finding, DriverError> {
         let seen = self.rollout.driver.observe().await?;
-        let (heard, missed) = self.tell(&seen.slot(old).replicas, "retiring").await;
+        let still: Vec<_> = seen.slot(old).replicas.iter().filter(|replica| !replica.leaving).cloned().collect();
+        let (heard, missed) = self.tell(&still, "retiring").await;
         self.tell(&seen.slot(old.other()).replicas, "active").await;
         let missed = if missed == 0 { String::new() } else { format!(", {missed} could not be told") };
         Ok(Finding::passed(format!("{} of {old} told to give old connections up{missed}", crate::count(heard, "replica"))))

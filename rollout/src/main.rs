@@ -5,6 +5,7 @@ mod command;
 use std::{process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Ships a build as the idle color, proves it, moves all traffic to it in an instant, watches, and goes back by itself when it
 /// is worse.
@@ -64,7 +65,9 @@ async fn main() -> ExitCode {
     let commanded = Instant::now();
     let Arguments { common, command } = Arguments::parse();
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(common.paints_errors());
-    log.with_max_level(common.level(&command)).init();
+    // It calls an error what is tried again: a pod that does not answer yet.
+    let targets = Targets::new().with_default(common.level(&command)).with_target("kube_client", common.level_of_others());
+    log.with_max_level(tracing::Level::TRACE).finish().with(targets).init();
     match command {
         Command::Status => command::status(common).await,
         Command::Plan(deploy) => command::plan(common, deploy).await,

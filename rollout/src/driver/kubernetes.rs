@@ -133,10 +133,6 @@ impl KubernetesDriver {
             trouble: None,
         };
         for pod in &pods {
-            // Jobs of ours wear the same labels and serve nothing.
-            if pod.labels().contains_key("job-name") {
-                continue;
-            }
             let is_old = pod.annotations().get(RUN) != run.as_ref();
             if !is_old && slot.trouble.is_none() {
                 slot.trouble = self.trouble(pod).await;
@@ -270,11 +266,13 @@ impl KubernetesDriver {
                 set_variables(container, image);
             }
         }
+        // Nobody counts it as a server; the network policies of `k8s/` know it by this name.
+        let labels = json!({ "app.kubernetes.io/name": format!("{}-migrate", self.app) });
         let job = json!({
             "apiVersion": "batch/v1", "kind": "Job",
-            "metadata": { "generateName": format!("{}-rollout-", self.app), "labels": { "app.kubernetes.io/name": self.app } },
+            "metadata": { "generateName": format!("{}-rollout-", self.app), "labels": labels },
             "spec": { "backoffLimit": 0, "ttlSecondsAfterFinished": 3600,
-                "template": { "metadata": { "labels": { "app.kubernetes.io/name": self.app, COLOR: idle } }, "spec": pod } },
+                "template": { "metadata": { "labels": labels }, "spec": pod } },
         });
         serde_json::from_value(job).map_err(|source| DriverError::Away(": a job is not one", Box::new(source)))
     }

@@ -1,0 +1,138 @@
+//! The same rollout on a real cluster: load through a port of the node, on connections that are kept, while traffic is
+//! switched there and back, pods are deleted, and builds are shipped that cannot run.
+//!
+//! It needs a cluster with `k8s/overlays/minimal` applied and migrated, three replicas of each color, and four variables:
+//! KUBECONFIG; KUBERNETES_ENTRANCE (`127.0.0.1:30743`, the node port of the live Service); KUBERNETES_DATABASE_URL (the
+//! database as it is reached from here); KUBERNETES_IMAGE (an image that the nodes have). Without them it says so and does
+//! nothing.
+
+use std::{
+    net::SocketAddr,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use bg_runtime::Color;
+use serde_json::Value;
+use tests::{
+    load::{Load, Mix},
+    server::binary,
+};
+use tokio::process::Command;
+
+/// How many switches.
+const SWITCHES: usize = 20;
+
+struct Cluster {
+    entrance: SocketAddr,
+    database: String,
+    image: String,
+    state: std::path::PathBuf,
+}
+
+impl Cluster {
+    #[expect(clippy::disallowed_methods, reason = "where the cluster is")]
+    #[expect(clippy::print_stderr, reason = "a test that did nothing says so")]
+    fn find() -> Option<Self> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let found = (|| {
+            variable("KUBECONFIG")?;
+            Some(Self {
+                entrance: variable("KUBERNETES_ENTRANCE")?.parse().expect("KUBERNETES_ENTRANCE is address:port"),
+                database: variable("KUBERNETES_DATABASE_URL")?,
+                image: variable("KUBERNETES_IMAGE")?,
+                state: std::env::temp_dir().join(format!("rollout-kubernetes-{}", std::process::id())),
+            })
+        })();
+        if found.is_none() {
+            eprintln!("NOT TESTED: the cluster. tests/kubernetes.rs says what it needs");
+        }
+        found
+    }
+
+    async fn rollout(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let mut command = Command::new(binary("rollout"));
+        command.args(["--json", "--platform", "kubernetes", "--entrance", &format!("http://{}", self.entrance)]);
+        command.args(["--database-url", &self.database]).arg("--state").arg(&self.state).args(arguments);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("the command starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let last = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), last.unwrap_or_else(|| panic!("{arguments:?} says {said} {complaints}")))
+    }
+
+    async fn kubectl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("kubectl").args(["-n", "mcp"]).args(arguments).output().await.expect("kubectl starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    async fn live(&self) -> Color {
+        let (code, status) = self.rollout(&["status"]).await;
+        assert_eq!(code, Some(0), "{status}");
+        status["live"].as_str().and_then(|color| color.parse().ok()).unwrap_or_else(|| panic!("{status}"))
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "figures are there to be read; `--nocapture` shows them")]
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_switches_and_pods_that_go_lose_nothing_on_a_cluster() {
+    let Some(cluster) = Cluster::find() else { return };
+    let load = Load::start(cluster.entrance, Mix::default()).await;
+    let mut moves = Vec::new();
+    for _ in 0..SWITCHES {
+        let to = cluster.live().await.other();
+        let given = Instant::now();
+        let (code, said) = cluster.rollout(&["switch"]).await;
+        assert_eq!(code, Some(0), "{said}");
+        moves.push((given, Instant::now(), to, said["switches"][0].clone()));
+        load.more(100).await;
+    }
+    // A pod of the live color goes, as in a node's maintenance.
+    let live = cluster.live().await;
+    let selector = format!("app.kubernetes.io/name=mcp-server,release-color={live}");
+    let pods = cluster.kubectl(&["get", "pods", "-l", &selector, "-o", "name"]).await;
+    let pod = pods.lines().next().expect("there is one").to_owned();
+    cluster.kubectl(&["delete", &pod, "--wait=false"]).await;
+    load.more(500).await;
+    let outcome = load.stop().await;
+    for (turn, (given, done, to, proof)) in moves.iter().enumerate() {
+        let until = moves.get(turn + 1).map_or(Instant::now(), |next| next.0);
+        let old = outcome.calls.iter().filter(|call| call.at > *given && call.at < until && call.color != *to);
+        let last = old.map(|call| call.at - *given).max().unwrap_or_default();
+        println!(
+            "switch {turn} to {to}: command {:.2} s, last call of the old color after {last:.2?}, {proof}",
+            (*done - *given).as_secs_f64()
+        );
+        assert!(last < Duration::from_secs(5), "connections that were kept stay with the old color");
+    }
+    println!(
+        "{} calls, {} bookings, {} streams opened, {} errors",
+        outcome.calls.len(),
+        outcome.booked.len(),
+        outcome.streams_opened,
+        outcome.errors.len()
+    );
+    outcome.assert_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_cannot_run_never_goes_live_on_a_cluster() {
+    let Some(cluster) = Cluster::find() else { return };
+    let live = cluster.live().await;
+    let begun = Instant::now();
+    let missing = ["deploy", "localhost/mcp-server:missing", "--skip", "migrate", "--skip", "validate"];
+    let (code, said) = cluster.rollout(&missing).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said["reason"].as_str().is_some_and(|reason| reason.contains("localhost/mcp-server:missing")), "{said}");
+    // With migrations it does not even start: the Job is the first that needs the image.
+    let (code, said) = cluster.rollout(&missing[..2]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said["reason"].as_str().is_some_and(|reason| reason.starts_with("migrate")), "{said}");
+    let crashing = ["deploy", &cluster.image, "--env", "LISTEN=nonsense", "--skip", "migrate", "--skip", "validate"];
+    let (code, said) = cluster.rollout(&crashing).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said["reason"].as_str().is_some_and(|reason| reason.contains("LISTEN")), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(240), "it waits for what does not come");
+    assert_eq!(cluster.live().await, live);
+}

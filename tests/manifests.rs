@@ -1,0 +1,199 @@
+//! The manifests of Kubernetes say what the code says: names, ports, variables, metrics, and deadlines that form one chain.
+//! They are read as `kubectl kustomize` renders them; no cluster is asked.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const APP: &str = "app.kubernetes.io/name";
+const PLACES: [(&str, &str); 4] = [("production", "blue"), ("production", "green"), ("minimal", "blue"), ("minimal", "green")];
+
+#[test]
+fn names_and_ports_are_those_that_a_rollout_looks_for() {
+    for (folder, color) in PLACES {
+        let all = rendered(folder);
+        let (live, preview) = (one(&all, "Service", "mcp-server"), one(&all, "Service", "mcp-server-preview"));
+        assert_eq!(live["spec"]["selector"], json!({ APP: "mcp-server", "release-color": "blue" }), "{folder}");
+        assert_eq!(preview["spec"]["selector"], json!({ APP: "mcp-server", "release-color": "green" }), "{folder}");
+        assert_eq!(live["spec"]["ports"], json!([{ "name": "http", "port": 80, "targetPort": "http" }]), "{folder}");
+        let (deployment, service) = (deployment(&all, color), one(&all, "Service", &format!("mcp-server-{color}")));
+        let selector = json!({ APP: "mcp-server", "release-color": color });
+        assert_eq!(deployment["spec"]["selector"]["matchLabels"], selector, "{folder}");
+        assert_eq!(service["spec"]["selector"], selector, "{folder}");
+        for object in [&deployment["metadata"], &deployment["spec"]["template"]["metadata"], &service["metadata"]] {
+            assert_eq!([&object["labels"][APP], &object["labels"]["release-color"]], ["mcp-server", color], "{folder}");
+        }
+        for spread in list(&deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]) {
+            assert_eq!(spread["labelSelector"]["matchLabels"], selector, "{folder}: {color} does not spread alone");
+        }
+        let ports = json!([{ "name": "http", "containerPort": 3000 }, { "name": "operations", "containerPort": 9464 }]);
+        assert_eq!(container(deployment)["ports"], ports, "{folder}");
+        let ports = list(&service["spec"]["ports"]).iter().map(|port| (&port["targetPort"], &port["port"]));
+        assert_eq!(ports.collect::<Vec<_>>(), [(&json!("http"), &json!(3000)), (&json!("operations"), &json!(9464))]);
+    }
+}
+
+#[test]
+fn every_variable_is_one_that_the_server_reads() {
+    let (config, jobs) = (text("mcp-server/src/config.rs"), rendered("../jobs"));
+    let job = variables(&jobs, one(&jobs, "Job", "mcp-server-migrate"));
+    for (folder, color) in PLACES {
+        let all = rendered(folder);
+        let given = variables(&all, deployment(&all, color));
+        for name in given.keys().chain(job.keys()) {
+            // A name that another variable refers to is Kubernetes' to read.
+            let referred = given.values().any(|value| value.contains(&format!("$({name})")));
+            assert!(referred || config.contains(&format!("\"{name}\"")), "{folder}: nobody reads {name}");
+        }
+        let expected = "LISTEN=0.0.0.0:3000 OPERATIONS_LISTEN=0.0.0.0:9464 AUTHENTICATION=none MIGRATE=off POD_IP=status.podIP \
+            ADVERTISE_ADDRESS=$(POD_IP):3000 RELEASE_COLOR=metadata.labels['release-color'] DATABASE_URL=mcp-server-database";
+        for (name, value) in expected.split_whitespace().filter_map(|pair| pair.split_once('=')) {
+            assert_eq!(given.get(name).map(String::as_str), Some(value), "{folder}: {name}");
+        }
+        let hosts: Vec<_> = given["ALLOWED_HOSTS"].split(',').collect();
+        for service in all.iter().filter(|object| object["kind"] == "Service").map(name) {
+            let names = ["", ".mcp", ".mcp.svc", ".mcp.svc.cluster.local"].map(|domain| format!("{service}{domain}"));
+            assert!(names.iter().all(|name| hosts.contains(&name.as_str())), "{folder}: callers of {service} are refused");
+        }
+    }
+}
+
+#[test]
+fn the_deadlines_form_one_chain() {
+    for (folder, color) in PLACES {
+        let all = rendered(folder);
+        let deployment = deployment(&all, color);
+        let given = variables(&all, deployment);
+        let [leave, call, drain, close] = ["LEAVE_DELAY_SECS", "CALL_TIMEOUT_SECS", "DRAIN_DEADLINE_SECS", "CLOSE_SECS"]
+            .map(|name| given[name].parse::<u64>().expect("a number of seconds"));
+        let number = |value: &Value| value.as_u64().expect("a number");
+        let grace = number(&deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]);
+        assert!(call <= drain, "{folder}: a call may take {call} s and a drain waits {drain} s");
+        assert!(leave + drain + close + 5 <= grace, "{folder}: killed after {grace} s, in the middle of a departure");
+        let probe = &container(deployment)["readinessProbe"];
+        let noticed = number(&probe["periodSeconds"]) * number(&probe["failureThreshold"]);
+        assert!(noticed < leave, "{folder}: unready is noticed after {noticed} s, and the port closes after {leave} s");
+        for object in &all {
+            let patience = &object["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"];
+            let patience: Option<u64> = patience.as_str().map(|text| text.parse().expect("seconds"));
+            assert!(patience.is_none_or(|patience| patience > call), "{folder}: the ingress gives a call up before the server");
+        }
+    }
+}
+
+#[test]
+fn probes_ask_what_they_should_and_pods_may_do_nothing() {
+    for (folder, color) in PLACES {
+        let all = rendered(folder);
+        let (pod, container) = (&deployment(&all, color)["spec"]["template"]["spec"], container(deployment(&all, color)));
+        for (probe, door) in [("startupProbe", "/ready"), ("readinessProbe", "/ready"), ("livenessProbe", "/health")] {
+            assert_eq!(container[probe]["httpGet"], json!({ "path": door, "port": "http" }), "{folder} {probe}");
+        }
+        assert_eq!(container["lifecycle"]["preStop"]["httpGet"], json!({ "path": "/leave", "port": "operations" }), "{folder}");
+        assert_eq!(pod["automountServiceAccountToken"], false, "{folder}");
+        let confined = [&pod["securityContext"]["runAsNonRoot"], &container["securityContext"]["readOnlyRootFilesystem"]];
+        assert_eq!(confined, [true; 2], "{folder}");
+        for rule in list(&one(&all, "Role", "rollout")["rules"]) {
+            let many = ["*", "secrets", "pods/exec"].map(|resource| list(&rule["resources"]).contains(&json!(resource)));
+            assert!(!many.contains(&true), "{folder}: a rollout needs no {rule}");
+        }
+    }
+}
+
+#[test]
+fn the_minimal_overlay_has_only_what_kubernetes_1_20_has() {
+    let all = rendered("minimal");
+    for object in &all {
+        let known = ["v1", "apps/v1", "networking.k8s.io/v1", "rbac.authorization.k8s.io/v1"];
+        assert!(known.iter().any(|version| object["apiVersion"] == *version), "{} {}", object["kind"], name(object));
+    }
+    for deployment in ["blue", "green"].map(|color| deployment(&all, color)) {
+        assert_eq!(deployment["spec"]["replicas"], 1);
+        let image = ["image", "imagePullPolicy"].map(|what| &container(deployment)[what]);
+        assert_eq!(image, ["localhost/mcp-server:1", "IfNotPresent"]);
+    }
+    assert_eq!(one(&all, "Service", "mcp-server")["spec"]["type"], "NodePort");
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
+    let metrics = text("mcp-server/src/telemetry/metrics.rs").replace('.', "_");
+    let exists = |metric: &str| metrics.contains(&format!("\"{metric}\""));
+    let rollout = text("rollout/src/metrics.rs");
+    let mistakes = rollout.lines().find(|line| line.starts_with("const MISTAKES")).expect("the mistakes of callers");
+    for file in ["k8s/monitoring/alerts.yaml", "k8s/monitoring/dashboard.json"] {
+        let text = text(file);
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':') {
+            let ours = ["mcp_server_", "db_client_", "lifecycle_"].iter().any(|ours| word.starts_with(ours));
+            let mut names = ["", "_total", "_seconds_count", "_seconds_bucket"].iter().filter_map(|unit| word.strip_suffix(unit));
+            assert!(!ours || names.any(exists), "{file}: there is no {word}");
+        }
+        for mistake in mistakes.split('"').skip(1).step_by(2) {
+            assert!(text.contains(&format!("|{mistake}")), "{file}: `{mistake}` blames the caller, not us");
+        }
+    }
+}
+
+/// A folder, seen from k8s/overlays, as the objects that `kubectl kustomize` makes of it.
+fn rendered(folder: &str) -> Vec<Value> {
+    let missing = "kubectl cannot be run: `./dev test` installs it";
+    let path = format!("{ROOT}/k8s/overlays/{folder}");
+    let mut kustomize = Command::new("kubectl").args(["kustomize", path.as_str()]).stdout(Stdio::piped()).spawn().expect(missing);
+    // A patch of nothing, done here and not by a server: the shortest way from YAML to JSON.
+    let mut patch = Command::new("kubectl");
+    patch.args(["patch", "--local", "--type=merge", "--patch={}", "--output=json", "--filename=-"]);
+    let patched = patch.stdin(kustomize.stdout.take().expect("a pipe")).output().expect(missing);
+    assert!(kustomize.wait().is_ok_and(|status| status.success()), "kubectl kustomize {folder} failed, and said why above");
+    assert!(patched.status.success(), "{folder}: {}", String::from_utf8_lossy(&patched.stderr));
+    let objects = serde_json::Deserializer::from_slice(&patched.stdout).into_iter::<Value>();
+    objects.collect::<Result<_, _>>().expect("kubectl prints JSON")
+}
+
+/// What the container is told: values as they are, and of what is found elsewhere the name of the place.
+fn variables(all: &[Value], workload: &Value) -> BTreeMap<String, String> {
+    let container = container(workload);
+    let mut variables = BTreeMap::new();
+    for from in list(&container["envFrom"]) {
+        let config = one(all, "ConfigMap", from["configMapRef"]["name"].as_str().expect("a ConfigMap"));
+        for (name, value) in config["data"].as_object().expect("data") {
+            variables.insert(name.clone(), value.as_str().expect("text").to_owned());
+        }
+    }
+    for variable in list(&container["env"]) {
+        let (field, secret) = (&variable["valueFrom"]["fieldRef"]["fieldPath"], &variable["valueFrom"]["secretKeyRef"]["name"]);
+        let value = [&variable["value"], field, secret].into_iter().find_map(Value::as_str).expect("a value or its place");
+        variables.insert(variable["name"].as_str().expect("a name").to_owned(), value.to_owned());
+    }
+    variables
+}
+
+fn container(workload: &Value) -> &Value {
+    let mut containers = list(&workload["spec"]["template"]["spec"]["containers"]).iter();
+    containers.find(|container| container["name"] == "mcp-server").expect("a container mcp-server")
+}
+
+fn deployment<'a>(all: &'a [Value], color: &str) -> &'a Value {
+    one(all, "Deployment", &format!("mcp-server-{color}"))
+}
+
+fn one<'a>(all: &'a [Value], kind: &str, wanted: &str) -> &'a Value {
+    let found = all.iter().find(|object| object["kind"] == kind && name(object) == wanted);
+    found.unwrap_or_else(|| panic!("there is no {kind} {wanted}"))
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().expect("a name")
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(format!("{ROOT}/{path}")).expect("sources are readable")
+}
