@@ -141,7 +141,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
 
 /// A folder, seen from k8s/overlays, as the objects that `kubectl kustomize` makes of it.
 fn rendered(folder: &str) -> Vec<Value> {
-    let missing = "kubectl cannot be run: `./dev test` installs it";
+    let missing = "kubectl cannot be run: `./dev test` says which one is needed";
     let path = format!("{ROOT}/k8s/overlays/{folder}");
     let mut kustomize = Command::new("kubectl").args(["kustomize", path.as_str()]).stdout(Stdio::piped()).spawn().expect(missing);
     // A patch of nothing, done here and not by a server: the shortest way from YAML to JSON.
