@@ -11,7 +11,10 @@ use rollout::{
     local::LocalConfig,
 };
 
-use super::{Common, pair, whole};
+use super::{
+    Common,
+    deploy::{pair, whole},
+};
 
 /// `local`
 #[derive(Debug, Args)]
