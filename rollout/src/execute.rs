@@ -3,6 +3,8 @@
 //! What must stay true: nothing is done without the lease, where there is a journal; a step that fails leaves the color that
 //! was live before serving everything, and nothing of the new one behind; going back waits for nobody who is told of it.
 
+mod steps;
+
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -10,17 +12,14 @@ use std::{
 };
 
 use bg_runtime::Color;
-use futures_util::future::join_all;
-use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
     alert::{Alert, Webhook},
-    bake::{self, Ear, Going, Watch},
-    compare::Comparison,
+    bake::{Ear, Watch},
     console::{Console, Mark, span},
-    driver::{Driver, DriverError, Observation, Replica},
-    gate::{self, Finding, Gate},
+    driver::{Driver, DriverError, Observation},
+    gate::{self, Finding},
     http::Http,
     journal::{Entry, Journal, JournalError, Lease, StepEntry},
     plan::{Goal, Manner, Plan, Step, plan},
@@ -404,322 +403,6 @@ impl Work<'_> {
         self.rollout.lease.as_ref().map_or(self.rollout.unleased, Lease::epoch)
     }
 
-    async fn step(&mut self, step: Step, seen: &Observation) -> Finding {
-        let did = match step {
-            Step::Gate(gate) => return self.gate(gate).await,
-            Step::Start => self.start(seen).await,
-            Step::Shift(share) => self.shift(share, seen).await,
-            Step::Prove => self.prove(self.goal.color()).await,
-            Step::Shed => self.shed(self.goal.color().other()).await,
-            Step::Bake(share) => return self.bake(share).await,
-            Step::Drained => self.drained(self.old_color()).await,
-            Step::Stop => self.stop(self.old_color()).await,
-        };
-        match did {
-            Ok(finding) => finding,
-            Err(failure) => Finding::failed(crate::chain(&failure)),
-        }
-    }
-
-    /// The color that is gone in the end.
-    fn old_color(&self) -> Color {
-        match self.goal {
-            Goal::Retire { color } => *color,
-            goal => goal.color().other(),
-        }
-    }
-
-    async fn gate(&self, gate: Gate) -> Finding {
-        let rollout = self.rollout;
-        let color = self.goal.color();
-        let (image, replicas) = match self.goal {
-            Goal::Deploy { image, replicas, .. } => (Some(image), *replicas),
-            _ => (None, 1),
-        };
-        let progress = |words: &str| rollout.console.goes(words);
-        let context = gate::Context {
-            driver: &*rollout.driver,
-            http: &rollout.http,
-            journal: rollout.journal.as_ref(),
-            rollout: Some(&rollout.entry.id),
-            color,
-            image,
-            replicas,
-            live_rate: self.recorder.rate(color.other()),
-            limits: &rollout.settings.limits,
-            progress: &progress,
-        };
-        let finding = gate.ask(&context).await;
-        if gate == Gate::Ready && finding.passed {
-            if let Some((_, build)) = finding.details.iter().find(|(label, _)| label == "build")
-                && let Some(journal) = &rollout.journal
-                && let Err(failure) = journal.set_build(&rollout.entry.id, build).await
-            {
-                rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
-            }
-            // It gets no traffic yet. Who does not hear that believes it does, and is none the worse.
-            if let Ok(seen) = rollout.driver.observe().await
-                && seen.share(color) == 0
-            {
-                self.tell(&seen.slot(color).replicas, "preview").await;
-            }
-        }
-        finding
-    }
-
-    async fn start(&mut self, seen: &Observation) -> Result<Finding, DriverError> {
-        let Goal::Deploy { image, replicas, .. } = self.goal else { return Ok(Finding::passed("nothing is to be started")) };
-        let color = self.goal.color();
-        let old = seen.slot(color);
-        let is_other = old.ready() > 0 && old.image.as_ref() != Some(&image.hidden());
-        if is_other
-            && !self.rollout.settings.manner.replace
-            && let Some(words) = self.holds(seen, color).await
-        {
-            let advice = "`rollout retire` waits until they are gone, --replace does not";
-            return Ok(Finding::failed(format!("{color} still runs a build that holds {words}: {advice}")));
-        }
-        self.has_started = true;
-        self.rollout.driver.run(color, image, *replicas, self.epoch()).await?;
-        self.recorder.event(format!("{color} starts"), Some(color));
-        Ok(Finding::passed(format!("{replicas} of {} start as {color}", image.name)))
-    }
-
-    async fn shift(&mut self, share: u8, seen: &Observation) -> Result<Finding, DriverError> {
-        let color = self.goal.color();
-        let from = seen.share(color);
-        if share > from && seen.slot(color).ready() == 0 {
-            return Ok(Finding::failed(format!("no replica of {color} is ready: the traffic stays where it is")));
-        }
-        if from == 0 {
-            self.mark = self.recorder.done(color);
-            if matches!(self.goal, Goal::Deploy { .. }) {
-                self.keep_baseline(color.other()).await;
-            }
-        }
-        self.decided = if matches!(self.goal, Goal::Switch { .. }) { self.rollout.commanded } else { Instant::now() };
-        let green = if color == Color::Green { share } else { 100 - share };
-        self.rollout.driver.shift(green, self.epoch()).await?;
-        let words = if share == 100 { format!("switched to {color}") } else { format!("{share} % to {color}") };
-        self.recorder.event(&words, Some(color));
-        Ok(Finding::passed(format!("{share} % of the traffic go to {color}, {from} % before")))
-    }
-
-    /// What the color before was like: since the rollout began, or since its replicas began when that is too little to tell.
-    async fn keep_baseline(&mut self, from: Color) {
-        let mut done = self.recorder.done(from);
-        if done.calls.total < self.rollout.settings.watch.limits.least_calls {
-            done.calls = self.recorder.lifetime(from);
-        }
-        if let Some(journal) = &self.rollout.journal
-            && let Err(failure) = journal.set_baseline(&self.rollout.entry.id, &done.calls).await
-        {
-            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
-        }
-        self.baseline = Some(done);
-    }
-
-    /// Asks the entrance until the color has answered so many times in a row.
-    async fn prove(&mut self, color: Color) -> Result<Finding, DriverError> {
-        let wanted = self.rollout.settings.answers.max(1);
-        let address = format!("{}/health", self.rollout.driver.entrance());
-        let (mut in_a_row, mut first, mut begun) = (0, None, None);
-        let started = Instant::now();
-        loop {
-            let asked = Instant::now();
-            let answer = self.rollout.http.get(&address, ASKED_WITHIN).await;
-            let by = answer.as_ref().ok().and_then(|answer| answer.header("release-color")).unwrap_or("nobody");
-            if by == color.as_str() {
-                first.get_or_insert_with(|| self.decided.elapsed());
-                begun.get_or_insert(asked);
-                in_a_row += 1;
-            } else {
-                (in_a_row, begun) = (0, None);
-            }
-            if in_a_row >= wanted {
-                break;
-            }
-            if started.elapsed() > PROVED_WITHIN {
-                let words = format!("after {PROVED_WITHIN:?} the entrance is still answered by {by}, not by {color}");
-                return Ok(Finding::failed(words));
-            }
-            if in_a_row == 0 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-        let seen = self.rollout.driver.observe().await?;
-        let meant = match self.goal {
-            Goal::Deploy { .. } | Goal::Switch { .. } => seen.share(color),
-            Goal::Retire { .. } => 100,
-        };
-        if meant != 100 {
-            return Ok(Finding::failed(format!("{meant} of a hundred requests go to {color}, and all should")));
-        }
-        // A rollout that was killed between the move and its line in the journal comes here, too.
-        if let Some(journal) = &self.rollout.journal
-            && let Err(failure) = journal.switched(&self.rollout.entry.id).await
-        {
-            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
-        }
-        let first = first.unwrap_or_default();
-        let whole = begun.map_or(first, |begun| begun.saturating_duration_since(self.decided)).max(first);
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        self.switches.push(SwitchProof {
-            to: color,
-            at_ms: now_ms(),
-            first_answer_ms: ms(first),
-            whole_ms: ms(whole),
-            answers: in_a_row,
-        });
-        let words = format!(
-            "{color} answers everything: {in_a_row} in a row, the first {:.0} ms after the decision, nobody else after {:.0} ms",
-            ms(first),
-            ms(whole)
-        );
-        let finding = Finding::passed(words).with("first answer", format!("{:.1} ms", ms(first)));
-        Ok(finding.with("all traffic", format!("{:.1} ms", ms(whole))))
-    }
-
-    /// Tells the old color that it is retiring, and the new one that it is not.
-    async fn shed(&self, old: Color) -> Result<Finding, DriverError> {
-        let seen = self.rollout.driver.observe().await?;
-        let still: Vec<_> = seen.slot(old).replicas.iter().filter(|replica| !replica.leaving).cloned().collect();
-        let (heard, missed) = self.tell(&still, "retiring").await;
-        self.tell(&seen.slot(old.other()).replicas, "active").await;
-        let missed = if missed == 0 { String::new() } else { format!(", {missed} could not be told") };
-        Ok(Finding::passed(format!("{} of {old} told to give old connections up{missed}", crate::count(heard, "replica"))))
-    }
-
-    /// Tells replicas their role: how many have heard, and how many have not.
-    async fn tell(&self, replicas: &[Replica], role: &str) -> (usize, usize) {
-        let told = replicas.iter().map(async |replica| {
-            let address = format!("http://{}/role/{role}", replica.operations);
-            let told = self.rollout.http.send(Method::POST, &address, None, ASKED_WITHIN).await;
-            told.is_ok_and(|answer| answer.status.is_success())
-        });
-        let told = join_all(told).await;
-        let heard = told.iter().filter(|heard| **heard).count();
-        (heard, told.len() - heard)
-    }
-
-    async fn bake(&self, share: u8) -> Finding {
-        let settings = &self.rollout.settings;
-        let color = self.goal.color();
-        let lasts = if share == 100 { settings.bake } else { settings.share_bake };
-        let baseline = self.baseline.clone().unwrap_or_default();
-        let begun = Instant::now();
-        for look in 0.. {
-            if let Some(reason) = self.ear.as_ref().and_then(Ear::heard) {
-                return Finding::failed(format!("an alert came: {reason}"));
-            }
-            if look % PROMETHEUS_EVERY == 0
-                && let Some(reason) = settings.watch.ask_prometheus(&self.rollout.http).await
-            {
-                return Finding::failed(reason);
-            }
-            let seen = match self.observe().await {
-                Ok(seen) => seen,
-                Err(failure) => return Finding::failed(crate::chain(&failure)),
-            };
-            if seen.share(color) != share {
-                return Finding::failed(format!("somebody else moved the traffic: {} % go to {color}", seen.share(color)));
-            }
-            if seen.slot(color).ready() == 0 {
-                let trouble = seen.slot(color).trouble.as_deref().unwrap_or("it was stopped, or says nothing");
-                return Finding::failed(format!("no replica of {color} is ready any more: {trouble}"));
-            }
-            let candidate = self.recorder.done(color).since(&self.mark);
-            match bake::judge(settings.watch.compare(&baseline, &candidate), begun, lasts) {
-                Going::Well(words) => self.rollout.console.goes(&words),
-                Going::Badly(reason) => {
-                    let comparison = settings.watch.compare(&baseline, &candidate);
-                    return figures(Finding::failed(format!("{color} is worse: {reason}")), &comparison);
-                }
-                Going::Over(comparison) => {
-                    let words = match comparison.verdict {
-                        crate::compare::Verdict::TooFew => {
-                            let words = format!("NOTHING WAS JUDGED: {}", comparison.reasons.join("; "));
-                            self.rollout.console.warn(&format!("the bake judged nothing: {}", comparison.reasons.join("; ")));
-                            words
-                        }
-                        _ => format!("{color} is no worse than {} was, {} calls", color.other(), candidate.calls.total),
-                    };
-                    return figures(Finding::passed(words), &comparison);
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        Finding::failed("it never ends")
-    }
-
-    async fn drained(&self, color: Color) -> Result<Finding, DriverError> {
-        let begun = Instant::now();
-        loop {
-            let seen = self.observe().await?;
-            let Some(words) = self.holds(&seen, color).await else {
-                return Ok(Finding::passed(format!("nothing holds on to {color}")));
-            };
-            let within = self.rollout.settings.drained_within;
-            if begun.elapsed() >= within {
-                let loud = format!("{color} still holds {words} after {}: it is stopped all the same", span(within));
-                self.rollout.console.warn(&loud);
-                return Ok(Finding::passed(loud));
-            }
-            self.rollout.console.goes(&format!("{color} holds {words}"));
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// What holds on to a color, in words: what its replicas have in flight, and the conversations of its build. Nothing, only
-    /// when every replica says so.
-    async fn holds(&self, seen: &Observation, color: Color) -> Option<String> {
-        let (mut calls, mut streams, mut conversations) = (0, 0, 0);
-        for replica in &seen.slot(color).replicas {
-            let address = format!("http://{}/drainage", replica.operations);
-            let asked = self.rollout.http.get(&address, ASKED_WITHIN).await.and_then(|answer| answer.success(&address));
-            let said = match asked {
-                Ok(answer) => answer.json(),
-                Err(failure) => return Some(format!("what nobody knows ({}: {})", replica.name, crate::chain(&failure))),
-            };
-            let count = |name: &str| said[name].as_u64();
-            let (Some(of_calls), Some(of_streams)) = (count("calls"), count("streams")) else {
-                return Some(format!("what nobody knows ({} does not say)", replica.name));
-            };
-            (calls, streams) = (calls + of_calls, streams + of_streams);
-            // Conversations of a build that both colors run lose nobody when one of them goes.
-            if seen.slot(color.other()).in_service().any(|other| other.build == replica.build) {
-                continue;
-            }
-            // Of the build as a whole, whoever is asked. A server without a database has none, and says so.
-            match (count("conversations"), said.get("problem")) {
-                (Some(of_build), _) => conversations = of_build.max(conversations),
-                (None, Some(problem)) => return Some(format!("what nobody knows ({}: {problem})", replica.name)),
-                (None, None) => {}
-            }
-        }
-        let counted = [(calls, "calls"), (streams, "streams"), (conversations, "conversations")];
-        let words: Vec<_> =
-            counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-        (!words.is_empty()).then(|| words.join(", "))
-    }
-
-    async fn stop(&self, color: Color) -> Result<Finding, DriverError> {
-        self.rollout.driver.stop(color, self.epoch()).await?;
-        self.recorder.event(format!("{color} stops"), Some(color));
-        let begun = Instant::now();
-        loop {
-            let seen = self.rollout.driver.observe().await?;
-            if seen.slot(color).is_empty() {
-                return Ok(Finding::passed(format!("{color} is gone")));
-            }
-            if begun.elapsed() > STOPPED_WITHIN {
-                let left = seen.slot(color).replicas.len();
-                return Ok(Finding::failed(format!("{left} replicas of {color} are still there after {STOPPED_WITHIN:?}")));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
     /// Brings everything back to what it was before, as far as this rollout changed it.
     async fn undo(&mut self, step: &str, reason: String) -> End {
         let why = format!("{step}: {reason}");
@@ -760,11 +443,13 @@ impl Work<'_> {
                 return End::Stuck(format!("{why}; AND THE TRAFFIC COULD NOT BE MOVED BACK: {}", crate::chain(&failure)));
             }
             self.recorder.event(format!("back to {old}"), Some(old));
-            let proved = match self.prove_back(old).await {
-                Ok(finding) => finding,
-                Err(failure) => Finding::failed(crate::chain(&failure)),
-            };
-            self.rollout.console.say(&proved.words);
+            match self.answered_by(old).await {
+                Ok(proof) => {
+                    let ms = proof.whole_ms;
+                    self.rollout.console.say(&format!("{old} answers everything again, {ms:.0} ms after the decision"));
+                }
+                Err(words) => self.rollout.console.warn(&words),
+            }
             if let Err(failure) = self.shed(color).await {
                 self.rollout.console.warn(&crate::chain(&failure));
             }
@@ -792,36 +477,6 @@ impl Work<'_> {
                 shifted => return shifted,
             }
         }
-    }
-
-    /// As after a switch, in the other direction.
-    async fn prove_back(&mut self, old: Color) -> Result<Finding, DriverError> {
-        let address = format!("{}/health", self.rollout.driver.entrance());
-        let mut in_a_row = 0;
-        let mut first = None;
-        let mut begun = None;
-        while in_a_row < self.rollout.settings.answers.max(1) {
-            let asked = Instant::now();
-            let answer = self.rollout.http.get(&address, ASKED_WITHIN).await;
-            if answer.is_ok_and(|answer| answer.header("release-color") == Some(old.as_str())) {
-                first.get_or_insert_with(|| self.decided.elapsed());
-                begun.get_or_insert(asked);
-                in_a_row += 1;
-            } else {
-                (in_a_row, begun) = (0, None);
-                if self.decided.elapsed() > PROVED_WITHIN {
-                    return Ok(Finding::failed(format!("the entrance is not answered by {old} alone")));
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-        let first = first.unwrap_or_default();
-        let whole = begun.map_or(first, |begun| begun.saturating_duration_since(self.decided)).max(first);
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let proof = SwitchProof { to: old, at_ms: now_ms(), first_answer_ms: ms(first), whole_ms: ms(whole), answers: in_a_row };
-        let words = format!("{old} answers everything again, {:.0} ms after the decision", proof.whole_ms);
-        self.switches.push(proof);
-        Ok(Finding::passed(words))
     }
 
     fn report(&self, end: &End) -> Report {
@@ -869,10 +524,6 @@ fn line(step: &StepEntry) -> StepLine {
         words: step.words.clone(),
         details: step.details.clone(),
     }
-}
-
-fn figures(finding: Finding, comparison: &Comparison) -> Finding {
-    comparison.figures.iter().fold(finding, |finding, (label, value)| finding.with(label, value))
 }
 
 fn alert(entry: &Entry, end: &End, report: &Report, file: Option<String>) -> Option<Alert> {
