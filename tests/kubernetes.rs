@@ -18,8 +18,13 @@ use tests::{
     load::{Load, Mix},
     server::binary,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
+/// One rollout at a time.
+static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 /// How many switches.
 const SWITCHES: usize = 20;
 
@@ -50,11 +55,16 @@ impl Cluster {
         found
     }
 
-    async fn rollout(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("rollout"));
         command.args(["--json", "--platform", "kubernetes", "--entrance", &format!("http://{}", self.entrance)]);
         command.args(["--database-url", &self.database]).arg("--state").arg(&self.state).args(arguments);
-        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("the command starts");
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    async fn rollout(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let output = self.command(arguments).output().await.expect("the command starts");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let last = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
         let complaints = String::from_utf8_lossy(&output.stderr);
@@ -78,6 +88,10 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_switches_and_pods_that_go_lose_nothing_on_a_cluster() {
     let Some(cluster) = Cluster::find() else { return };
+    let _alone = ONE.lock().await;
+    let warm = ["deploy", &*cluster.image, "--env", "RELEASE_VERSION=2.1.0", "--bake", "0", "--load-for", "1", "--force"];
+    let (code, said) = cluster.rollout(&warm).await;
+    assert_eq!(code, Some(0), "{said}");
     let load = Load::start(cluster.entrance, Mix::default()).await;
     let mut moves = Vec::new();
     for _ in 0..SWITCHES {
@@ -117,8 +131,42 @@ async fn twenty_switches_and_pods_that_go_lose_nothing_on_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deploy_that_is_killed_is_gone_on_with_on_a_cluster_and_no_client_notices() {
+    let Some(cluster) = Cluster::find() else { return };
+    let _alone = ONE.lock().await;
+    let load = Load::start(cluster.entrance, Mix::default()).await;
+    let live = cluster.live().await;
+    let deploy = ["deploy", &*cluster.image, "--env", "RELEASE_VERSION=3.0.0", "--bake", "3", "--load-most", "50"];
+    for step in ["migrate", "ready", "switch", "bake"] {
+        let mut child = cluster.command(&deploy).stdout(Stdio::piped()).spawn().expect("the command starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        let mut said = Vec::new();
+        let begun = async {
+            while let Some(line) = lines.next_line().await.expect("what it says is text") {
+                let line: Value = serde_json::from_str(&line).expect("it says JSON");
+                if line["step"] == step && line["state"] == "begun" {
+                    return;
+                }
+                said.push(line);
+            }
+            panic!("it ended before {step}: {said:?}")
+        };
+        tokio::time::timeout(Duration::from_secs(120), begun).await.expect("it comes to every step");
+        child.kill().await.expect("it is ours to kill");
+    }
+    let (code, said) = cluster.rollout(&deploy).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(cluster.live().await, live.other());
+    let (code, said) = cluster.rollout(&["rollback"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    load.more(200).await;
+    load.stop().await.assert_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_cannot_run_never_goes_live_on_a_cluster() {
     let Some(cluster) = Cluster::find() else { return };
+    let _alone = ONE.lock().await;
     let live = cluster.live().await;
     let begun = Instant::now();
     let missing = ["deploy", "localhost/mcp-server:missing", "--skip", "migrate", "--skip", "validate"];
@@ -127,6 +175,11 @@ async fn a_build_that_cannot_run_never_goes_live_on_a_cluster() {
     assert!(said["reason"].as_str().is_some_and(|reason| reason.contains("localhost/mcp-server:missing")), "{said}");
     // With migrations it does not even start: the Job is the first that needs the image.
     let (code, said) = cluster.rollout(&missing[..2]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said["reason"].as_str().is_some_and(|reason| reason.starts_with("migrate")), "{said}");
+    // A migration that fails ends the deploy before anything was started.
+    let unmigrated = ["deploy", &cluster.image, "--env", "DATABASE_URL=postgresql://nobody@127.0.0.1:1/nothing"];
+    let (code, said) = cluster.rollout(&unmigrated).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said["reason"].as_str().is_some_and(|reason| reason.starts_with("migrate")), "{said}");
     let crashing = ["deploy", &cluster.image, "--env", "LISTEN=nonsense", "--skip", "migrate", "--skip", "validate"];

@@ -40,6 +40,10 @@ impl Image {
     }
 }
 
+/// How long a platform may be away before that is an answer.
+const AWAY_FOR: Duration = Duration::from_secs(30);
+/// Between two attempts.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Stands before a digest.
 const DIGEST: &str = "sha256:";
 
@@ -221,6 +225,18 @@ impl From<HttpError> for DriverError {
         match failure {
             HttpError::Refused { said, .. } => Self::Refused(said),
             failure => Self::Away("", Box::new(failure)),
+        }
+    }
+}
+
+/// Does something that may be done twice, and again for a while when the platform does not answer: one that is just being
+/// started again does soon.
+pub(crate) async fn insist<T>(what: impl AsyncFn() -> Result<T, DriverError>) -> Result<T, DriverError> {
+    let begun = std::time::Instant::now();
+    loop {
+        match what().await {
+            Err(DriverError::Away(..)) if begun.elapsed() < AWAY_FOR => tokio::time::sleep(AGAIN).await,
+            done => return done,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     alert::{Alert, Webhook},
     bake::{Ear, Watch},
     console::{Console, Mark, span},
-    driver::{Driver, DriverError, Observation},
+    driver::{Driver, DriverError, Observation, insist},
     gate::{self, Finding},
     http::Http,
     journal::{Entry, Journal, JournalError, Lease, StepEntry},
@@ -120,8 +120,6 @@ enum Came {
     Interrupted,
 }
 
-/// How long a platform may be away before that is an answer.
-const AWAY_FOR: Duration = Duration::from_secs(30);
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a switch may take to show.
 const PROVED_WITHIN: Duration = Duration::from_secs(30);
@@ -346,15 +344,9 @@ impl Work<'_> {
         None
     }
 
-    /// Looks, and again for a while when the platform does not answer: one that is just being started again does soon.
+    /// Looks, and again for a while when the platform does not answer.
     async fn observe(&self) -> Result<Observation, DriverError> {
-        let begun = Instant::now();
-        loop {
-            match self.rollout.driver.observe().await {
-                Err(DriverError::Away(..)) if begun.elapsed() < AWAY_FOR => tokio::time::sleep(LOOK).await,
-                seen => return seen,
-            }
-        }
+        insist(async || self.rollout.driver.observe().await).await
     }
 
     async fn look(&self) -> Result<(Observation, Plan), DriverError> {
@@ -439,7 +431,7 @@ impl Work<'_> {
             }
             self.rollout.console.say(&format!("{why}: going back to {old}"));
             let green = if old == Color::Green { 100 } else { 0 };
-            if let Err(failure) = self.shift_again(green).await {
+            if let Err(failure) = insist(async || self.rollout.driver.shift(green, self.epoch()).await).await {
                 return End::Stuck(format!("{why}; AND THE TRAFFIC COULD NOT BE MOVED BACK: {}", crate::chain(&failure)));
             }
             self.recorder.event(format!("back to {old}"), Some(old));
@@ -466,17 +458,6 @@ impl Work<'_> {
             }
         }
         if moved || step == Step::Shift(100).name() { End::RolledBack(why) } else { End::Failed(why) }
-    }
-
-    /// Moves the traffic, and again for a while when the platform does not answer.
-    async fn shift_again(&self, green_percent: u8) -> Result<(), DriverError> {
-        let begun = Instant::now();
-        loop {
-            match self.rollout.driver.shift(green_percent, self.epoch()).await {
-                Err(DriverError::Away(..)) if begun.elapsed() < AWAY_FOR => tokio::time::sleep(LOOK).await,
-                shifted => return shifted,
-            }
-        }
     }
 
     fn report(&self, end: &End) -> Report {

@@ -225,7 +225,9 @@ impl Default for Limits {
 
 impl Context<'_> {
     async fn observe(&self) -> Result<Observation, Finding> {
-        self.driver.observe().await.map_err(|failure| Finding::failed(crate::chain(&failure)))
+        crate::driver::insist(async || self.driver.observe().await)
+            .await
+            .map_err(|failure| Finding::failed(crate::chain(&failure)))
     }
 
     /// The replicas that are to pass, at least one.

@@ -120,7 +120,7 @@ impl KubernetesDriver {
         let template = deployment.spec.as_ref().map(|spec| &spec.template);
         let run = template.and_then(|template| template.metadata.as_ref()?.annotations.as_ref()?.get(RUN)).cloned();
         let container = template.and_then(|template| template.spec.as_ref()).and_then(|spec| container(spec, &self.app));
-        let written = deployment.annotations().get(IMAGE).and_then(|image| serde_json::from_str(image).ok());
+        let written = written(&deployment);
         let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         let image = || {
             let name = container.and_then(|container| container.image.clone())?;
@@ -251,6 +251,8 @@ impl KubernetesDriver {
         let live = self.observe_traffic().await?;
         let idle = if live == 100 { Color::Blue } else { Color::Green };
         let deployment = self.deployments().get(&self.deployment(idle)).await?;
+        // What the build before it was told is not for this one.
+        let earlier = written(&deployment).map(|image| image.environment).unwrap_or_default();
         let spec = deployment.spec.and_then(|spec| spec.template.spec).unwrap_or_default();
         let mut pod = serde_json::to_value(&spec).unwrap_or_default();
         pod["restartPolicy"] = json!("Never");
@@ -263,6 +265,9 @@ impl KubernetesDriver {
             if container["name"] == self.app {
                 container["image"] = json!(image.name);
                 container["args"] = json!(arguments);
+                if let Some(variables) = container["env"].as_array_mut() {
+                    variables.retain(|variable| !variable["name"].as_str().is_some_and(|name| earlier.contains_key(name)));
+                }
                 set_variables(container, image);
             }
         }
@@ -404,8 +409,16 @@ impl Driver for KubernetesDriver {
         let begun = Instant::now();
         let ended = loop {
             tokio::time::sleep(LOOK).await;
-            let status = jobs.get(&name).await?.status.unwrap_or_default();
-            let pods = self.pods().list(&ListParams::default().labels(&format!("job-name={name}"))).await?.items;
+            let named = ListParams::default().labels(&format!("job-name={name}"));
+            // The Job goes on while the API server does not answer.
+            let (status, pods) = match (jobs.get(&name).await, self.pods().list(&named).await) {
+                (Ok(job), Ok(pods)) => (job.status.unwrap_or_default(), pods.items),
+                (Err(kube::Error::Api(refused)), _) | (_, Err(kube::Error::Api(refused))) => {
+                    return Err(kube::Error::Api(refused).into());
+                }
+                (Err(failure), _) | (_, Err(failure)) if begun.elapsed() > within => return Err(failure.into()),
+                _ => continue,
+            };
             if status.succeeded.unwrap_or_default() > 0 || status.failed.unwrap_or_default() > 0 {
                 let success = status.succeeded.unwrap_or_default() > 0;
                 let log = LogParams { container: Some(self.app.clone()), ..LogParams::default() };
@@ -445,6 +458,11 @@ impl std::fmt::Debug for KubernetesDriver {
 
 fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a k8s_openapi::api::core::v1::Container> {
     spec.containers.iter().find(|container| container.name == name)
+}
+
+/// What a rollout wrote down of what runs there.
+fn written(deployment: &Deployment) -> Option<Image> {
+    deployment.annotations().get(IMAGE).and_then(|image| serde_json::from_str(image).ok())
 }
 
 fn green_percent(service: &Service) -> Result<u8, DriverError> {

@@ -11,7 +11,7 @@ use crate::{
     bake::{self, Ear, Going},
     compare::{Comparison, Verdict},
     console::span,
-    driver::{DriverError, Observation, Replica},
+    driver::{DriverError, Observation, Replica, insist},
     gate::{self, Finding, Gate},
     plan::{Goal, Step},
     record::now_ms,
@@ -97,7 +97,7 @@ impl Work<'_> {
             return Ok(Finding::failed(format!("{color} still runs a build that holds {words}: {advice}")));
         }
         self.has_started = true;
-        self.rollout.driver.run(color, image, *replicas, self.epoch()).await?;
+        insist(async || self.rollout.driver.run(color, image, *replicas, self.epoch()).await).await?;
         self.recorder.event(format!("{color} starts"), Some(color));
         Ok(Finding::passed(format!("{replicas} of {} start as {color}", image.name)))
     }
@@ -116,7 +116,7 @@ impl Work<'_> {
         }
         self.decided = if matches!(self.goal, Goal::Switch { .. }) { self.rollout.commanded } else { Instant::now() };
         let green = if color == Color::Green { share } else { 100 - share };
-        self.rollout.driver.shift(green, self.epoch()).await?;
+        insist(async || self.rollout.driver.shift(green, self.epoch()).await).await?;
         let words = if share == 100 { format!("switched to {color}") } else { format!("{share} % to {color}") };
         self.recorder.event(&words, Some(color));
         Ok(Finding::passed(format!("{share} % of the traffic go to {color}, {from} % before")))
@@ -142,7 +142,7 @@ impl Work<'_> {
             Ok(proof) => proof,
             Err(words) => return Ok(Finding::failed(words)),
         };
-        let share = self.rollout.driver.observe().await?.share(color);
+        let share = self.observe().await?.share(color);
         if share != 100 {
             return Ok(Finding::failed(format!("{share} of a hundred requests go to {color}, and all should")));
         }
@@ -194,7 +194,7 @@ impl Work<'_> {
 
     /// Tells the old color that it is retiring, and the new one that it is not.
     pub(super) async fn shed(&self, old: Color) -> Result<Finding, DriverError> {
-        let seen = self.rollout.driver.observe().await?;
+        let seen = self.observe().await?;
         let still: Vec<_> = seen.slot(old).replicas.iter().filter(|replica| !replica.leaving).cloned().collect();
         let (heard, missed) = self.tell(&still, "retiring").await;
         self.tell(&seen.slot(old.other()).replicas, "active").await;
@@ -316,11 +316,11 @@ impl Work<'_> {
     }
 
     pub(super) async fn stop(&self, color: Color) -> Result<Finding, DriverError> {
-        self.rollout.driver.stop(color, self.epoch()).await?;
+        insist(async || self.rollout.driver.stop(color, self.epoch()).await).await?;
         self.recorder.event(format!("{color} stops"), Some(color));
         let begun = Instant::now();
         loop {
-            let seen = self.rollout.driver.observe().await?;
+            let seen = self.observe().await?;
             if seen.slot(color).is_empty() {
                 return Ok(Finding::passed(format!("{color} is gone")));
             }
