@@ -27,6 +27,12 @@ fn faulty() -> PathBuf {
 /// `deploy` of the same program as another version.
 fn deploy<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["deploy", image, "--env", "RELEASE_VERSION=2.0.0"];
+    // The machine may be busy, and it is not the machine that is judged.
+    for (limit, generous) in [("--latency", "5000"), ("--load-p99", "5000"), ("--slower-least", "2000")] {
+        if !more.contains(&limit) {
+            arguments.extend([limit, generous]);
+        }
+    }
     if !more.contains(&"--load-for") {
         arguments.extend(["--load-for", "0.5"]);
     }
@@ -126,7 +132,11 @@ async fn a_bad_build_never_goes_live_and_the_reason_is_said_and_nothing_is_left(
     ];
     for (turn, (fault, gate, words)) in cases.into_iter().enumerate() {
         let fault = format!("FAULT={fault}");
-        let more = [&PLAIN[..], &["--env", &fault, "--ready-within", "3", "--load-for", "3", "--alert-webhook", &told]].concat();
+        let more = [
+            &PLAIN[..],
+            &["--env", &fault, "--ready-within", "3", "--load-for", "3", "--load-p99", "500", "--alert-webhook", &told],
+        ]
+        .concat();
         let ended = local.rollout(&deploy(&image, &more)).await;
         ended.assert(1);
         assert_eq!(ended.step(gate)["state"], "failed", "{fault}");

@@ -34,7 +34,20 @@ async fn switches_under_mixed_load_lose_double_and_misroute_nothing() {
     let switches = std::env::var("SOAK_SWITCHES").map_or(SWITCHES, |word| word.parse().expect("SOAK_SWITCHES is a number"));
     let image = binary("mcp-server").display().to_string();
     let local = Local::up(&binary("mcp-server"), &[], 1).await;
-    let deploy = ["deploy", &image, "--env", "RELEASE_VERSION=2.0.0", "--bake", "0", "--load-for", "0.5"];
+    let deploy = [
+        "deploy",
+        &image,
+        "--env",
+        "RELEASE_VERSION=2.0.0",
+        "--bake",
+        "0",
+        "--load-for",
+        "0.5",
+        "--latency",
+        "5000",
+        "--load-p99",
+        "5000",
+    ];
     local.rollout(&deploy).await.assert(0);
     local.rollout(&["rollback"]).await.assert(0);
 

@@ -157,7 +157,8 @@ impl Rollout {
     /// Does it, to whatever end.
     pub async fn run(self, goal: &Goal) -> (End, Report) {
         let before = self.earlier();
-        let (samples, events) = before.map_or_else(Default::default, |report| (report.samples, report.events));
+        let (samples, events, switches) =
+            before.map_or_else(Default::default, |report| (report.samples, report.events, report.switches));
         let is_deploy = matches!(goal, Goal::Deploy { .. });
         // A switch by itself is over in a moment, and nothing is to be in its way.
         let after = if is_deploy { Duration::ZERO } else { Duration::from_millis(500) };
@@ -178,7 +179,7 @@ impl Rollout {
             recorder,
             passed: steps.iter().filter(|step| step.state == "passed").map(|step| step.step.clone()).collect(),
             lines: steps.iter().filter(|step| step.state != "begun").map(line).collect(),
-            switches: Vec::new(),
+            switches,
             baseline,
             mark: Done::default(),
             ear: None,
@@ -400,7 +401,7 @@ impl Work<'_> {
         let why = format!("{step}: {reason}");
         // What failed may have failed because somebody else took over: then it is theirs.
         if let Some(lease) = &self.rollout.lease
-            && let Err(failure @ JournalError::Lost) = lease.check().await
+            && let Err(failure @ JournalError::Lost) = lease.verify().await
         {
             return self.without_lease(failure).await;
         }

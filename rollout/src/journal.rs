@@ -3,7 +3,10 @@
 //! What must stay true: there is one open rollout at most; a step is written down as begun before it is begun; whoever acts
 //! holds the lease with the greatest epoch, and everything that moves traffic is told that epoch.
 
-use std::time::Duration;
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use bg_runtime::{
     Color, Database,
@@ -99,6 +102,8 @@ pub struct Held {
 pub struct Lease {
     journal: Journal,
     epoch: i64,
+    /// When it was known to be ours.
+    known: Mutex<Instant>,
     lost: watch::Receiver<bool>,
     renewing: JoinHandle<()>,
 }
@@ -123,6 +128,8 @@ pub enum JournalError {
 /// How long a lease is held without being renewed.
 const TTL: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(4);
+/// Every question is a write that waits for the disk.
+const BELIEVED: Duration = Duration::from_millis(500);
 
 const TABLES: &str = include_str!("journal.sql");
 /// Rollouts as [`entry`] reads them.
@@ -415,7 +422,7 @@ impl Lease {
                 lose.send_replace(true);
             }
         });
-        Self { journal, epoch, lost, renewing }
+        Self { journal, epoch, known: Mutex::new(Instant::now()), lost, renewing }
     }
 
     /// What everything that moves traffic is told.
@@ -424,7 +431,8 @@ impl Lease {
         self.epoch
     }
 
-    /// Whether it is still held: asked before each step.
+    /// Whether it is still held: asked before each step, and believed for a moment. Whoever takes it tells the platform, which
+    /// lets nobody before move anything.
     ///
     /// # Errors
     /// [`JournalError::Lost`] when somebody else holds it, [`JournalError::Database`] when nobody knows.
@@ -432,9 +440,23 @@ impl Lease {
         if *self.lost.borrow() {
             return Err(JournalError::Lost);
         }
+        if self.known.lock().expect("nobody panics with the time").elapsed() < BELIEVED {
+            return Ok(());
+        }
+        self.verify().await
+    }
+
+    /// The same, and nothing is believed.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check).
+    pub async fn verify(&self) -> Result<(), JournalError> {
         let ttl = TTL.as_secs_f64();
         match self.journal.run(EXTEND, &[(&self.epoch, Type::INT8), (&ttl, Type::FLOAT8)]).await? {
-            1 => Ok(()),
+            1 => {
+                *self.known.lock().expect("nobody panics with the time") = Instant::now();
+                Ok(())
+            }
             _ => Err(JournalError::Lost),
         }
     }

@@ -12,6 +12,7 @@ use bg_runtime::Color;
 use clap::Args;
 use rollout::{
     bake::Watch,
+    compare,
     driver::{Image, Observation},
     execute::{End, Settings},
     gate::{self, Gate},
@@ -124,6 +125,12 @@ pub(super) struct WatchArguments {
     /// A Prometheus to ask.
     #[arg(long, value_name = "URL", value_parser = url)]
     prometheus: Option<String>,
+    /// Slower by less than this is not slower: the median by so much, the 99th percentile by five times that.
+    #[arg(long, default_value_t = 10, value_name = "MS")]
+    slower_least: u64,
+    /// More errors than before by less than this are not more, in percent of the calls.
+    #[arg(long, default_value_t = 0.5, value_name = "PERCENT", value_parser = amount)]
+    error_margin: f64,
     /// What to ask it: any value other than 0 is a reason to go back. Again for another question.
     #[arg(long, value_name = "PROMQL", requires = "prometheus")]
     query: Vec<String>,
@@ -182,7 +189,11 @@ impl Deploy {
                 alert_listen: self.watch.alert_listen,
                 prometheus: self.watch.prometheus.clone(),
                 queries: self.watch.query.clone(),
-                ..Watch::default()
+                limits: compare::Limits {
+                    slower_least: Duration::from_millis(self.watch.slower_least).as_secs_f64(),
+                    error_margin: self.watch.error_margin / 100.0,
+                    ..compare::Limits::default()
+                },
             },
             bake: Duration::from_secs(self.bake),
             share_bake: Duration::from_secs(self.step_bake),
