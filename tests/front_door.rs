@@ -15,13 +15,11 @@ use std::{
 use serde_json::{Value, json};
 use tests::{
     http::{Connection, get, post},
+    local::opened,
     postgres::DataDir,
     server::{Server, binary},
 };
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -46,19 +44,8 @@ impl Door {
             command.args(["--blue", &blue.address().to_string(), "--green", &green.address().to_string()]);
         }
         let mut process = command.spawn().expect("the door starts");
-        let mut lines = BufReader::new(process.stderr.take().expect("stderr is piped")).lines();
-        let opened = async {
-            while let Some(line) = lines.next_line().await.expect("a log is text") {
-                if let Some((_, rest)) = line.split_once("listens on http://") {
-                    let addresses = rest.split(", operations on http://").map(str::parse);
-                    return addresses.collect::<Result<Vec<SocketAddr>, _>>().expect("it logs addresses");
-                }
-            }
-            panic!("the door does not open")
-        };
-        let opened = tokio::time::timeout(LONG, opened).await.expect("the door opens");
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { process, address: opened[0], operations: opened[1], state }
+        let (address, operations) = opened(&mut process, LONG).await;
+        Self { process, address, operations, state }
     }
 
     async fn switch(&self, color: &str) {

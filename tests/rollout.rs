@@ -1,7 +1,7 @@
 //! A rollout ends with a good color serving, whatever happens on the way: a good build goes live, a bad one never does or not
 //! for long, and whoever is killed is gone on with.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 use tests::{
@@ -38,6 +38,16 @@ fn deploy<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     }
     arguments.extend_from_slice(more);
     arguments
+}
+
+/// Calls for ever. Some of the answers are errors: that is what is to be found out.
+async fn echo(address: SocketAddr) {
+    loop {
+        let mut connection = Connection::open(address).await;
+        for _ in 0..20 {
+            connection.ask("tools/call", &json!({ "name": "echo", "arguments": {} }), "").await;
+        }
+    }
 }
 
 async fn answers_as(local: &Local) -> String {
@@ -163,16 +173,7 @@ async fn a_build_that_turns_bad_with_traffic_on_it_is_taken_back() {
     let when = local.state().join("turn-bad");
     let fault = format!("FAULT_WHEN={}", when.display());
     let more = [&PLAIN[..], &["--env", "FAULT=bake", "--env", &fault, "--bake", "60", "--alert-webhook", &told]].concat();
-    let address = local.address();
-    let calls = tokio::spawn(async move {
-        loop {
-            // Some of them are answered with an error: that is what is to be found out.
-            let mut connection = Connection::open(address).await;
-            for _ in 0..20 {
-                connection.ask("tools/call", &json!({ "name": "echo", "arguments": {} }), "").await;
-            }
-        }
-    });
+    let calls = tokio::spawn(echo(local.address()));
     let mut running = local.begin(&deploy(&image, &more));
     running.begins("bake").await;
     assert_eq!(answers_as(&local).await, "green");
@@ -376,15 +377,7 @@ async fn a_build_that_was_found_bad_is_not_shipped_by_whoever_goes_on() {
     // The platform dies and comes back, and the rollout waits for it.
     local.kill_and_open_again().await;
     std::fs::write(&when, "").expect("the state directory is writable");
-    let address = local.address();
-    let calls = tokio::spawn(async move {
-        loop {
-            let mut connection = Connection::open(address).await;
-            for _ in 0..20 {
-                connection.ask("tools/call", &json!({ "name": "echo", "arguments": {} }), "").await;
-            }
-        }
-    });
+    let calls = tokio::spawn(echo(local.address()));
     // It dies the moment that it has found out: green has the traffic then, and nobody undoes it.
     running.fails("bake").await;
     running.kill().await;

@@ -97,11 +97,7 @@ impl Watch {
     pub async fn reach_prometheus(&self, http: &Http) -> Result<(), String> {
         let Some(base) = &self.prometheus else { return Ok(()) };
         for query in &self.queries {
-            let address = format!("{}/api/v1/query?query={}", base.trim_end_matches('/'), crate::http::encoded(query));
-            let answer = http.get(&address, PROMETHEUS_WITHIN).await.map_err(|failure| crate::chain(&failure))?;
-            if !answer.status.is_success() {
-                return Err(format!("Prometheus answers {} to `{query}`: {}", answer.status, answer.text()));
-            }
+            answer(http, base, query).await?;
         }
         Ok(())
     }
@@ -118,12 +114,10 @@ impl Watch {
 
     /// Asks Prometheus. What it says against the new color, if anything; that it cannot be asked is said, and is no verdict.
     pub async fn ask_prometheus(&self, http: &Http) -> Option<String> {
-        let base = self.prometheus.as_ref()?.trim_end_matches('/');
+        let base = self.prometheus.as_ref()?;
         for query in &self.queries {
-            let address = format!("{base}/api/v1/query?query={}", crate::http::encoded(query));
-            match http.get(&address, PROMETHEUS_WITHIN).await {
-                Ok(answer) if answer.status.is_success() => {
-                    let said = answer.json();
+            match answer(http, base, query).await {
+                Ok(said) => {
                     let results = said["data"]["result"].as_array();
                     let value = |sample: &Value| sample["value"][1].as_str().and_then(|value| value.parse::<f64>().ok());
                     let bad = results.into_iter().flatten().filter_map(value).find(|value| *value != 0.0 && !value.is_nan());
@@ -131,12 +125,22 @@ impl Watch {
                         return Some(format!("Prometheus answers {value} to `{query}`"));
                     }
                 }
-                Ok(answer) => tracing::warn!("Prometheus answers {} to `{query}`: {}", answer.status, answer.text()),
-                Err(failure) => tracing::warn!("Prometheus cannot be asked: {}", crate::chain(&failure)),
+                Err(words) => tracing::warn!("{words}"),
             }
         }
         None
     }
+}
+
+/// What Prometheus answers, or why it does not, in words.
+async fn answer(http: &Http, base: &str, query: &str) -> Result<Value, String> {
+    let address = format!("{}/api/v1/query?query={}", base.trim_end_matches('/'), crate::http::encoded(query));
+    let answer = http.get(&address, PROMETHEUS_WITHIN).await;
+    let answer = answer.map_err(|failure| format!("Prometheus cannot be asked: {}", crate::chain(&failure)))?;
+    if answer.status.is_success() {
+        return Ok(answer.json());
+    }
+    Err(format!("Prometheus answers {} to `{query}`: {}", answer.status, answer.text()))
 }
 
 /// How a bake goes.
@@ -144,8 +148,8 @@ impl Watch {
 pub enum Going {
     /// Go on.
     Well(String),
-    /// Go back, for this reason.
-    Badly(String),
+    /// Go back, for its reasons.
+    Badly(Comparison),
     /// The time is over.
     Over(Comparison),
 }
@@ -154,7 +158,7 @@ pub enum Going {
 #[must_use]
 pub fn judge(comparison: Comparison, begun: Instant, lasts: Duration) -> Going {
     if comparison.verdict == Verdict::Worse {
-        return Going::Badly(comparison.reasons.join("; "));
+        return Going::Badly(comparison);
     }
     let left = lasts.saturating_sub(begun.elapsed());
     if left.is_zero() {

@@ -236,10 +236,6 @@ impl Common {
         Rollout { driver, http, journal, lease, unleased, settings, console, webhook, entry, commanded }.run(goal).await
     }
 
-    fn reports(&self, tell: &Tell) -> PathBuf {
-        tell.reports.clone().unwrap_or_else(|| self.state.join("reports"))
-    }
-
     fn settings(&self, tell: &Tell) -> Settings {
         Settings {
             manner: Manner::default(),
@@ -249,7 +245,7 @@ impl Common {
             share_bake: Duration::ZERO,
             answers: 20,
             drained_within: Duration::from_secs(86_400),
-            reports: self.reports(tell),
+            reports: tell.reports.clone().unwrap_or_else(|| self.state.join("reports")),
             force: false,
         }
     }
@@ -290,23 +286,20 @@ impl Common {
     }
 }
 
+/// What came of a command: nothing was to be done, it was done, or it goes no further.
 fn ended(common: &Common, ended: Result<Option<(End, Report)>, Stop>) -> ExitCode {
     match ended {
         Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(ended)) => finish(common, Ok(ended)),
+        Ok(Some((end, report))) => finish(common, &end, &report),
         Err(stop) => common.report(&stop),
     }
 }
 
 /// Says how it ended, and how the process ends.
-fn finish(common: &Common, ended: Result<(End, Report), Stop>) -> ExitCode {
-    let (end, report) = match ended {
-        Ok(ended) => ended,
-        Err(stop) => return common.report(&stop),
-    };
+fn finish(common: &Common, end: &End, report: &Report) -> ExitCode {
     let name =
         report.to.build.as_ref().map_or_else(|| report.to.color.to_string(), |build| format!("{} {build}", report.to.color));
-    let (words, code) = match &end {
+    let (words, code) = match end {
         End::Done if report.goal == "retire" => (format!("{} is gone", report.from.color), 0),
         End::Done => (format!("{name} is live"), 0),
         End::RolledBack(reason) => (format!("rolled back to {}: {reason}", report.from.color), ROLLED_BACK),

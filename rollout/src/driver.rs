@@ -12,7 +12,10 @@ use bg_runtime::Color;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::http::{Http, HttpError};
+use crate::{
+    http::{Http, HttpError},
+    share,
+};
 
 /// What is run: an image and what it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,11 +171,7 @@ impl Observation {
     /// The color that gets all traffic; `None` while both get some.
     #[must_use]
     pub fn live(&self) -> Option<Color> {
-        match self.green_percent {
-            0 => Some(Color::Blue),
-            100 => Some(Color::Green),
-            _ => None,
-        }
+        share::live(self.green_percent)
     }
 
     /// What runs as a color.
@@ -187,7 +186,7 @@ impl Observation {
     /// How many of a hundred requests go to a color.
     #[must_use]
     pub fn share(&self, color: Color) -> u8 {
-        if color == Color::Green { self.green_percent } else { 100 - self.green_percent }
+        share::of(color, self.green_percent)
     }
 }
 

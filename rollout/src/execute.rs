@@ -25,6 +25,7 @@ use crate::{
     plan::{Goal, Manner, Plan, Step, plan},
     record::{Done, Recorder, now_ms},
     report::{self, Outcome, Report, Side, StepLine, StepOutcome, SwitchProof},
+    share,
 };
 
 /// What a rollout is told, beside its goal.
@@ -111,13 +112,6 @@ struct Work<'a> {
     decided: Instant,
     /// Whether this rollout has let something run.
     has_started: bool,
-}
-
-/// What came of a step.
-enum Came {
-    Finding(Finding),
-    Lost,
-    Interrupted,
 }
 
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
@@ -287,24 +281,17 @@ impl Work<'_> {
             let began_ms = now_ms();
             let begun = Instant::now();
             self.write(step, "begun", &Finding::passed(""), began_ms).await;
-            let came = {
-                let lost = async {
-                    match &self.rollout.lease {
-                        Some(lease) => lease.lost().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                // `work` borrows self for as long as it goes on, and no longer.
-                tokio::select! {
-                    () = lost => Came::Lost,
-                    () = crate::interrupted() => Came::Interrupted,
-                    finding = self.step(step, &seen) => Came::Finding(finding),
+            let rollout = self.rollout;
+            let lost = async {
+                match &rollout.lease {
+                    Some(lease) => lease.lost().await,
+                    None => std::future::pending().await,
                 }
             };
-            let finding = match came {
-                Came::Finding(finding) => finding.plain(),
-                Came::Lost => return self.without_lease(JournalError::Lost).await,
-                Came::Interrupted => return End::Interrupted(self.meanwhile().await),
+            let finding = tokio::select! {
+                () = lost => return self.without_lease(JournalError::Lost).await,
+                () = crate::interrupted() => return End::Interrupted(self.meanwhile().await),
+                finding = self.step(step, &seen) => finding.plain(),
             };
             let mark = if finding.passed { Mark::Passed } else { Mark::Failed };
             console.ended(step, mark, &finding.words, &finding.details, begun.elapsed());
@@ -386,9 +373,19 @@ impl Work<'_> {
             began_ms,
             ended_ms: None,
         };
-        if let Err(failure) = journal.step(&self.rollout.entry.id, &step).await {
+        self.note(journal.step(&self.rollout.entry.id, &step).await);
+    }
+
+    /// A journal that is away is said, and holds nothing up.
+    fn note(&self, written: Result<(), JournalError>) {
+        if let Err(failure) = written {
             self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
         }
+    }
+
+    /// Lets this many of a hundred requests go to a color.
+    async fn send(&self, share: u8, color: Color) -> Result<(), DriverError> {
+        insist(async || self.rollout.driver.shift(share::of(color, share), self.epoch()).await).await
     }
 
     /// Without a lease, the next one after whatever the platform has heard.
@@ -431,8 +428,7 @@ impl Work<'_> {
                 ));
             }
             self.rollout.console.say(&format!("{why}: going back to {old}"));
-            let green = if old == Color::Green { 100 } else { 0 };
-            if let Err(failure) = insist(async || self.rollout.driver.shift(green, self.epoch()).await).await {
+            if let Err(failure) = self.send(100, old).await {
                 return End::Stuck(format!("{why}; AND THE TRAFFIC COULD NOT BE MOVED BACK: {}", crate::chain(&failure)));
             }
             self.recorder.event(format!("back to {old}"), Some(old));

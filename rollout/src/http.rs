@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsSchemes};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -81,32 +81,23 @@ impl Http {
     /// With the root certificates of this system; without any, only http can be asked.
     #[must_use]
     pub fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(3)));
-        let builder = hyper_rustls::HttpsConnectorBuilder::new();
+        let builder = HttpsConnectorBuilder::new();
         let builder = match builder.with_provider_and_native_roots(rustls_provider()) {
             Ok(builder) => builder,
             Err(failure) => {
                 tracing::warn!(error = %failure, "no root certificates: https addresses cannot be verified, and are not asked");
-                hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(no_roots())
+                HttpsConnectorBuilder::new().with_tls_config(no_roots())
             }
         };
-        let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
         // Colors come and go: a kept connection could be one that closes just as it is used.
-        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector) }
+        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector(builder)) }
     }
 
-    /// The same, with connections that are kept between questions.
+    /// For replicas over http, on connections that are kept between questions.
     #[must_use]
     pub fn keeping_connections() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(3)));
-        let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(no_roots());
-        let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector) }
+        let builder = HttpsConnectorBuilder::new().with_tls_config(no_roots());
+        Self { client: Client::builder(TokioExecutor::new()).build(connector(builder)) }
     }
 
     /// Asks, and reads the answer whole, whatever it says.
@@ -212,6 +203,14 @@ pub fn encoded(text: &str) -> String {
         byte => format!("%{byte:02X}"),
     };
     text.bytes().map(byte).collect()
+}
+
+fn connector(builder: HttpsConnectorBuilder<WantsSchemes>) -> HttpsConnector<HttpConnector> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(Duration::from_secs(3)));
+    builder.https_or_http().enable_http1().wrap_connector(connector)
 }
 
 fn rustls_provider() -> rustls::crypto::CryptoProvider {

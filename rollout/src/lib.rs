@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod share;
 
 /// An error and what it is because of, in one line.
 #[must_use]

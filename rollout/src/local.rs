@@ -37,6 +37,7 @@ use crate::{
     driver::{self, Image, Replica},
     front::{Front, FrontConfig, FrontError, Routing, Switchboard},
     http::Http,
+    share,
 };
 
 /// How the platform is set up.
@@ -214,7 +215,7 @@ impl Local {
 
     /// The color that gets the traffic, or most of it.
     pub fn color(&self) -> Color {
-        if self.platform.switchboard.seen().routing.green_percent > 50 { Color::Green } else { Color::Blue }
+        share::most(self.platform.switchboard.seen().routing.green_percent)
     }
 
     /// What is meant to run as a color.

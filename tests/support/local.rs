@@ -7,14 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bg_runtime::{Database, database::DatabaseConfig};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
 };
 
-use crate::{http::get, postgres::DataDir, server::binary};
+use crate::{
+    http::get,
+    postgres::{self, DataDir},
+    server::binary,
+};
 
 /// How long a test waits for what ought to happen at once. Generous, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,19 +88,8 @@ impl Local {
         command.args(["local", "up", "--listen", &self.address.to_string()]);
         command.args(["--operations-listen", &self.operations.to_string()]).args(arguments);
         let mut door = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("the platform starts");
-        let mut lines = BufReader::new(door.stderr.take().expect("stderr is piped")).lines();
-        let opened = async {
-            while let Some(line) = lines.next_line().await.expect("a log is text") {
-                if let Some((_, rest)) = line.split_once("listens on http://") {
-                    let addresses = rest.split(", operations on http://").map(str::parse);
-                    return addresses.collect::<Result<Vec<SocketAddr>, _>>().expect("it logs addresses");
-                }
-            }
-            panic!("the door does not open")
-        };
-        let opened = tokio::time::timeout(PATIENCE, opened).await.expect("the door opens");
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        (self.address, self.operations, self.door) = (opened[0], opened[1], Some(door));
+        let opened = opened(&mut door, PATIENCE).await;
+        (self.address, self.operations, self.door) = (opened.0, opened.1, Some(door));
     }
 
     /// Where clients come in.
@@ -178,17 +170,7 @@ impl Local {
 
     /// The one value that a query gives, as text.
     pub async fn query(&self, sql: &'static str) -> String {
-        let config = DatabaseConfig {
-            data_dir: self.data.path().join("database"),
-            path: std::env::var_os("PATH"),
-            ..DatabaseConfig::default()
-        };
-        let database = Database::open(config).await.expect("the private PostgreSQL is joined");
-        let sql = Box::leak(format!("SELECT coalesce((({sql}))::text, '')").into_boxed_str());
-        let row = database.get().await.expect("PostgreSQL answers").query_opt(sql, &[]).await.expect("the query is one");
-        let value = row.expect("a query of one value gives it").get(0);
-        database.close().await.expect("a database can be closed");
-        value
+        postgres::value(self.data.path().join("database"), sql).await
     }
 }
 
@@ -205,10 +187,7 @@ impl Drop for Local {
                 let _ = std::process::Command::new("kill").args(["-KILL", &process["pid"].to_string()]).status();
             }
         }
-        let pid_file = self.data.path().join("database/cluster/postmaster.pid");
-        if let Some(pid) = std::fs::read_to_string(pid_file).ok().and_then(|text| text.lines().next().map(str::to_owned)) {
-            let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
-        }
+        postgres::end(&self.data.path().join("database"));
     }
 }
 
@@ -295,6 +274,24 @@ impl Ended {
         assert_eq!(self.code, Some(code), "{:#?}\n{}", self.lines, self.stderr);
         self
     }
+}
+
+/// Where a door says that it listens, for clients and for operators. Its stderr is read on.
+pub async fn opened(door: &mut Child, within: Duration) -> (SocketAddr, SocketAddr) {
+    let mut lines = BufReader::new(door.stderr.take().expect("stderr is piped")).lines();
+    let opened = async {
+        while let Some(line) = lines.next_line().await.expect("a log is text") {
+            if let Some((_, rest)) = line.split_once("listens on http://") {
+                let (address, operations) = rest.split_once(", operations on http://").expect("it logs both addresses");
+                let parse = |word: &str| word.parse().expect("it logs addresses");
+                return (parse(address), parse(operations));
+            }
+        }
+        panic!("the door does not open")
+    };
+    let opened = tokio::time::timeout(within, opened).await.expect("the door opens");
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    opened
 }
 
 fn signal(name: &str, pid: u32) {

@@ -39,14 +39,7 @@ impl DataDir {
 
     /// The one value that a query gives, as text: `SELECT count(*) …`. Somebody else runs the server by then.
     pub async fn query(&self, sql: &'static str) -> String {
-        let config =
-            DatabaseConfig { data_dir: self.database().into(), path: std::env::var_os("PATH"), ..DatabaseConfig::default() };
-        let database = Database::open(config).await.expect("the private PostgreSQL is joined");
-        let sql = Box::leak(format!("SELECT coalesce((({sql}))::text, '')").into_boxed_str());
-        let row = database.get().await.expect("PostgreSQL answers").query_opt(sql, &[]).await.expect("the query is one");
-        let value = row.expect("a query of one value gives it").get(0);
-        database.close().await.expect("a database can be closed");
-        value
+        value(self.database().into(), sql).await
     }
 
     /// For `DATA_DIR`.
@@ -63,12 +56,28 @@ impl Default for DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // A server killed by its test leaves its PostgreSQL to the next user, and here there is none.
-        let pid_file = self.path.join("db/cluster/postmaster.pid");
-        if let Some(pid) = std::fs::read_to_string(pid_file).ok().and_then(|text| text.lines().next().map(str::to_owned)) {
-            let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
-        }
+        end(&self.path.join("db"));
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The one value that a query gives, as text, in the private PostgreSQL of this directory. Somebody else runs the server.
+pub async fn value(data_dir: PathBuf, sql: &'static str) -> String {
+    let config = DatabaseConfig { data_dir, path: std::env::var_os("PATH"), ..DatabaseConfig::default() };
+    let database = Database::open(config).await.expect("the private PostgreSQL is joined");
+    let sql = Box::leak(format!("SELECT coalesce((({sql}))::text, '')").into_boxed_str());
+    let row = database.get().await.expect("PostgreSQL answers").query_opt(sql, &[]).await.expect("the query is one");
+    let value = row.expect("a query of one value gives it").get(0);
+    database.close().await.expect("a database can be closed");
+    value
+}
+
+/// Ends the private PostgreSQL of a directory: a server killed by its test leaves its own to the next user, and here there is
+/// none.
+pub fn end(data_dir: &Path) {
+    let pid_file = data_dir.join("cluster/postmaster.pid");
+    if let Some(pid) = std::fs::read_to_string(pid_file).ok().and_then(|text| text.lines().next().map(str::to_owned)) {
+        let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
     }
 }
 

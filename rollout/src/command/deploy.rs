@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bg_runtime::Color;
 use clap::Args;
 use rollout::{
     bake::Watch,
@@ -20,10 +19,11 @@ use rollout::{
     journal::JournalError,
     plan::{Goal, Manner},
     report::Report,
+    share,
 };
 use serde_json::{Value, json};
 
-use super::{Common, Platform, REFUSED, Stop, finish, moves::take};
+use super::{Common, Platform, REFUSED, Stop, ended, moves::take};
 
 /// `deploy` and `plan`
 #[derive(Clone, Debug, Args)]
@@ -204,7 +204,7 @@ impl Deploy {
 
     /// What is to come about, from what is seen.
     fn goal(&self, common: &Common, seen: &Observation) -> Goal {
-        let from = seen.live().unwrap_or(if seen.green_percent > 50 { Color::Green } else { Color::Blue });
+        let from = share::most(seen.green_percent);
         let live = u32::try_from(seen.slot(from).ready()).unwrap_or(u32::MAX).max(seen.slot(from).wanted).max(1);
         Goal::Deploy { image: self.image(common), replicas: self.replicas.unwrap_or(live), from }
     }
@@ -214,7 +214,7 @@ pub(crate) async fn deploy(common: Common, deploy: Deploy, commanded: Instant) -
     if deploy.dry_run {
         return plan(common, deploy).await;
     }
-    finish(&common, begin_deploy(&common, &deploy, commanded).await)
+    ended(&common, begin_deploy(&common, &deploy, commanded).await.map(Some))
 }
 
 async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> Result<(End, Report), Stop> {

@@ -173,7 +173,7 @@ pub(crate) async fn front(arguments: Front) -> ExitCode {
         state: arguments.routing,
         patience: Duration::from_millis(arguments.patience),
     };
-    let green_percent = if arguments.live == Color::Green { 100 } else { 0 };
+    let green_percent = rollout::share::of(arguments.live, 100);
     let first = Routing { green_percent, blue: arguments.blue, green: arguments.green, ..Routing::default() };
     let front = match rollout::front::Front::open(config, first).await {
         Ok(front) => front,

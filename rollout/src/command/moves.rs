@@ -195,8 +195,8 @@ async fn begin_rollback(
         let words = "no rollout is open, so there is nothing to abort; `rollout status` says what is live";
         return Err(Stop(words.to_owned(), REFUSED));
     }
-    let reason =
-        back.reason.clone().unwrap_or_else(|| format!("{} {}", common.by, if is_abort { "aborted it" } else { "went back" }));
+    let did = if is_abort { "aborted it" } else { "went back" };
+    let reason = rollout::plain(&back.reason.clone().unwrap_or_else(|| format!("{} {did}", common.by)));
     let to = match (&back.to, &open) {
         (Some(to), _) => Some(*to),
         (None, Some(open)) if open.goal == "rollback" => Some(open.to),
@@ -204,14 +204,11 @@ async fn begin_rollback(
         (None, Some(_)) if is_abort => seen.live(),
         _ => seen.before,
     };
-    let close = async |open: &Entry, journal: &Journal| {
-        tokio::time::timeout(JOURNAL_WITHIN, journal.end(&open.id, "aborted", Some(&rollout::plain(&reason)), None)).await
-    };
     // A retire moves no traffic, and a rollback of one neither: it is over, and that is all.
     if let (Some(open), Some(journal), true) = (&open, &journal, is_abort && !back.dry_run)
         && open.goal == "retire"
     {
-        let _ = close(open, journal).await;
+        let _ = tokio::time::timeout(JOURNAL_WITHIN, journal.end(&open.id, "aborted", Some(&reason), None)).await;
         console.ends(&json!({ "outcome": "done", "aborted": open.id }), &format!("{} is aborted", open.id), true);
         return Ok(None);
     }
@@ -236,7 +233,7 @@ async fn begin_rollback(
         (Some(journal), Some(lease)) => {
             let written = tokio::time::timeout(JOURNAL_WITHIN, async {
                 if let Some(open) = open.as_ref().filter(|open| open.goal != "rollback" || open.to != to) {
-                    journal.end(&open.id, "aborted", Some(&rollout::plain(&reason)), None).await?;
+                    journal.end(&open.id, "aborted", Some(&reason), None).await?;
                 }
                 begin(&journal, entry.clone()).await
             });

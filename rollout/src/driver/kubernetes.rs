@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 
 use self::tunnel::Tunnel;
 use super::{Driver, DriverError, Ended, Image, Observation, Replica, Slot};
-use crate::http::Http;
+use crate::{http::Http, share};
 
 /// An application in a namespace.
 pub struct KubernetesDriver {
@@ -210,6 +210,18 @@ impl KubernetesDriver {
         Err(DriverError::Refused(format!("somebody else keeps changing the Service {}", self.app)))
     }
 
+    /// Lets a color be changed: no traffic goes there, and going back does not lead to what is replaced.
+    async fn claim(&self, color: Color, epoch: i64) -> Result<Service, DriverError> {
+        self.change(epoch, |service| {
+            if live(service)? == color {
+                return Err(DriverError::Refused(format!("traffic goes to {color}: switch first")));
+            }
+            let before = service.annotations().get(BEFORE).filter(|before| **before != color.to_string());
+            Ok(json!({ "metadata": { "annotations": { BEFORE: before } } }))
+        })
+        .await
+    }
+
     /// Tells the story on the Service, for `kubectl describe`. Nobody waits for it.
     async fn tell(&self, service: &Service, reason: &str, words: &str) {
         let now = Timestamp::now();
@@ -248,8 +260,7 @@ impl KubernetesDriver {
 
     /// A Job of the color's own pod, with another image and other arguments.
     async fn job(&self, image: &Image, arguments: &[&str]) -> Result<Job, DriverError> {
-        let live = self.observe_traffic().await?;
-        let idle = if live == 100 { Color::Blue } else { Color::Green };
+        let idle = live(&self.services().get(&self.app).await?)?.other();
         let deployment = self.deployments().get(&self.deployment(idle)).await?;
         // What the build before it was told is not for this one.
         let earlier = written(&deployment).map(|image| image.environment).unwrap_or_default();
@@ -281,11 +292,6 @@ impl KubernetesDriver {
         });
         serde_json::from_value(job).map_err(|source| DriverError::Away(": a job is not one", Box::new(source)))
     }
-
-    async fn observe_traffic(&self) -> Result<u8, DriverError> {
-        let service = self.services().get(&self.app).await?;
-        green_percent(&service)
-    }
 }
 
 #[async_trait::async_trait]
@@ -311,7 +317,7 @@ impl Driver for KubernetesDriver {
         self.tunnels.lock().expect("nobody panics with the tunnels").retain(|name, _| living.contains(name));
         let annotation = |name: &str| service.annotations().get(name);
         Ok(Observation {
-            green_percent: green_percent(&service)?,
+            green_percent: share::of(live(&service)?, 100),
             epoch: annotation(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default(),
             before: annotation(BEFORE).and_then(|color| color.parse().ok()),
             blue,
@@ -324,18 +330,7 @@ impl Driver for KubernetesDriver {
     }
 
     async fn run(&self, color: Color, image: &Image, replicas: u32, epoch: i64) -> Result<(), DriverError> {
-        let service = self
-            .change(epoch, |service| {
-                let runs = green_percent(service)? == if color == Color::Green { 100 } else { 0 };
-                if runs {
-                    return Err(DriverError::Refused(format!("traffic goes to {color}: switch first")));
-                }
-                // Going back does not lead to what is replaced.
-                let is_before = service.annotations().get(BEFORE).is_some_and(|before| *before == color.to_string());
-                let before = if is_before { Value::Null } else { json!(service.annotations().get(BEFORE)) };
-                Ok(json!({ "metadata": { "annotations": { BEFORE: before } } }))
-            })
-            .await?;
+        let service = self.claim(color, epoch).await?;
         let hidden = serde_json::to_string(&image.hidden()).unwrap_or_default();
         let mut container = json!({ "name": self.app, "image": image.name });
         set_variables(&mut container, image);
@@ -349,16 +344,7 @@ impl Driver for KubernetesDriver {
     }
 
     async fn stop(&self, color: Color, epoch: i64) -> Result<(), DriverError> {
-        let service = self
-            .change(epoch, |service| {
-                if green_percent(service)? == if color == Color::Green { 100 } else { 0 } {
-                    return Err(DriverError::Refused(format!("traffic goes to {color}: switch first")));
-                }
-                let is_before = service.annotations().get(BEFORE).is_some_and(|before| *before == color.to_string());
-                let before = if is_before { Value::Null } else { json!(service.annotations().get(BEFORE)) };
-                Ok(json!({ "metadata": { "annotations": { BEFORE: before } } }))
-            })
-            .await?;
+        let service = self.claim(color, epoch).await?;
         // Not applied: what runs there when it is wanted again stays as it is.
         let name = self.deployment(color);
         let patch = Patch::Merge(json!({ "spec": { "replicas": 0 } }));
@@ -370,17 +356,13 @@ impl Driver for KubernetesDriver {
     }
 
     async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError> {
-        let to = match green_percent {
-            0 => Color::Blue,
-            100 => Color::Green,
-            _ => {
-                let words = "a Service sends all of its traffic to one color: leave --steps out, or use weights on an HTTPRoute";
-                return Err(DriverError::Refused(words.to_owned()));
-            }
+        let Some(to) = share::live(green_percent) else {
+            let words = "a Service sends all of its traffic to one color: leave --steps out, or use weights on an HTTPRoute";
+            return Err(DriverError::Refused(words.to_owned()));
         };
         let service = self
             .change(epoch, |service| {
-                let was = if self::green_percent(service)? == 100 { Color::Green } else { Color::Blue };
+                let was = live(service)?;
                 let before = service.annotations().get(BEFORE);
                 let gone_back = before.is_some_and(|before| *before == to.to_string());
                 let before = match (gone_back, was == to) {
@@ -465,19 +447,14 @@ fn written(deployment: &Deployment) -> Option<Image> {
     deployment.annotations().get(IMAGE).and_then(|image| serde_json::from_str(image).ok())
 }
 
-fn green_percent(service: &Service) -> Result<u8, DriverError> {
+/// The color that the Service selects.
+fn live(service: &Service) -> Result<Color, DriverError> {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    match selector.and_then(|selector| selector.get(COLOR)).map(String::as_str) {
-        Some("blue") => Ok(0),
-        Some("green") => Ok(100),
-        other => {
-            let other = other.unwrap_or("nothing");
-            Err(DriverError::Refused(format!(
-                "the selector of the Service {} names {other} as {COLOR}, which is no color",
-                service.name_any()
-            )))
-        }
-    }
+    let word = selector.and_then(|selector| selector.get(COLOR)).map_or("nothing", String::as_str);
+    word.parse().map_err(|_| {
+        let name = service.name_any();
+        DriverError::Refused(format!("the selector of the Service {name} names {word} as {COLOR}, which is no color"))
+    })
 }
 
 fn current(service: &Service, yours: i64) -> Result<(), DriverError> {

@@ -70,9 +70,8 @@ impl Work<'_> {
         if gate == Gate::Ready && finding.passed {
             if let Some((_, build)) = finding.details.iter().find(|(label, _)| label == "build")
                 && let Some(journal) = &rollout.journal
-                && let Err(failure) = journal.set_build(&rollout.entry.id, build).await
             {
-                rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+                self.note(journal.set_build(&rollout.entry.id, build).await);
             }
             // It gets no traffic yet. Who does not hear that believes it does, and is none the worse.
             if let Ok(seen) = rollout.driver.observe().await
@@ -115,8 +114,7 @@ impl Work<'_> {
             }
         }
         self.decided = if matches!(self.goal, Goal::Switch { .. }) { self.rollout.commanded } else { Instant::now() };
-        let green = if color == Color::Green { share } else { 100 - share };
-        insist(async || self.rollout.driver.shift(green, self.epoch()).await).await?;
+        self.send(share, color).await?;
         let words = if share == 100 { format!("switched to {color}") } else { format!("{share} % to {color}") };
         self.recorder.event(&words, Some(color));
         Ok(Finding::passed(format!("{share} % of the traffic go to {color}, {from} % before")))
@@ -128,10 +126,8 @@ impl Work<'_> {
         if done.calls.total < self.rollout.settings.watch.limits.least_calls {
             done.calls = self.recorder.lifetime(from);
         }
-        if let Some(journal) = &self.rollout.journal
-            && let Err(failure) = journal.set_baseline(&self.rollout.entry.id, &done.calls).await
-        {
-            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+        if let Some(journal) = &self.rollout.journal {
+            self.note(journal.set_baseline(&self.rollout.entry.id, &done.calls).await);
         }
         self.baseline = Some(done);
     }
@@ -147,10 +143,8 @@ impl Work<'_> {
             return Ok(Finding::failed(format!("{share} of a hundred requests go to {color}, and all should")));
         }
         // A rollout that was killed between the move and its line in the journal comes here, too.
-        if let Some(journal) = &self.rollout.journal
-            && let Err(failure) = journal.switched(&self.rollout.entry.id).await
-        {
-            self.rollout.console.warn(&format!("the journal: {}", crate::chain(&failure)));
+        if let Some(journal) = &self.rollout.journal {
+            self.note(journal.switched(&self.rollout.entry.id).await);
         }
         let words = format!(
             "{color} answers everything: {} in a row, the first {:.0} ms after the decision, nobody else after {:.0} ms",
@@ -243,16 +237,16 @@ impl Work<'_> {
             let candidate = self.recorder.done(color).since(&self.mark);
             match bake::judge(settings.watch.compare(&baseline, &candidate), begun, lasts) {
                 Going::Well(words) => self.rollout.console.goes(&words),
-                Going::Badly(reason) => {
-                    let comparison = settings.watch.compare(&baseline, &candidate);
-                    return figures(Finding::failed(format!("{color} is worse: {reason}")), &comparison);
+                Going::Badly(comparison) => {
+                    let reasons = comparison.reasons.join("; ");
+                    return figures(Finding::failed(format!("{color} is worse: {reasons}")), &comparison);
                 }
                 Going::Over(comparison) => {
                     let words = match comparison.verdict {
                         Verdict::TooFew => {
-                            let words = format!("NOTHING WAS JUDGED: {}", comparison.reasons.join("; "));
-                            self.rollout.console.warn(&format!("the bake judged nothing: {}", comparison.reasons.join("; ")));
-                            words
+                            let reasons = comparison.reasons.join("; ");
+                            self.rollout.console.warn(&format!("the bake judged nothing: {reasons}"));
+                            format!("NOTHING WAS JUDGED: {reasons}")
                         }
                         _ => format!("{color} is no worse than {} was, {} calls", color.other(), candidate.calls.total),
                     };

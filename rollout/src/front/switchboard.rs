@@ -13,6 +13,8 @@ use bg_runtime::Color;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
+use crate::share;
+
 /// Where requests go. This is what the door remembers from one life to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -139,19 +141,12 @@ const MOST_AHEAD: i64 = 1_000_000_000;
 impl Routing {
     /// The color that answers every request that names none; `None` while two do.
     pub fn live(&self) -> Option<Color> {
-        match self.green_percent {
-            0 => Some(Color::Blue),
-            100 => Some(Color::Green),
-            _ => None,
-        }
+        share::live(self.green_percent)
     }
 
     /// How many of a hundred requests go to a color.
     pub fn share(&self, color: Color) -> u8 {
-        match color {
-            Color::Blue => 100 - self.green_percent,
-            Color::Green => self.green_percent,
-        }
+        share::of(color, self.green_percent)
     }
 
     /// Where a color's replicas are.
@@ -268,7 +263,7 @@ impl Switchboard {
     /// # Errors
     /// See [`SwitchboardError`]; the other color is live then as before.
     pub async fn switch(&self, to: Color, epoch: Option<i64>) -> Result<Seen, SwitchboardError> {
-        self.shift(if to == Color::Green { 100 } else { 0 }, epoch).await
+        self.shift(share::of(to, 100), epoch).await
     }
 
     /// Lets this many of a hundred requests go to green. `epoch` is that of the rollout that asks; a person needs none.
