@@ -241,6 +241,23 @@ async fn a_transaction_holds_only_when_committed_and_never_in_part() {
         assert_eq!(twice.sql_state().unwrap().code(), "23505");
         assert!(matches!(transaction.commit().await, Err(DatabaseError::RolledBack)));
         assert_eq!(connection.query("SELECT n FROM rows", &[]).await.unwrap().len(), 1);
+
+        // Back to the last mark: what came before it stays, and the transaction is whole again.
+        let transaction = connection.transaction().await.unwrap();
+        for n in [3, 4] {
+            transaction.execute("INSERT INTO rows VALUES ($1)", &[(&n, Type::INT4)]).await.unwrap();
+            transaction.mark().await.unwrap();
+        }
+        transaction.execute("INSERT INTO rows VALUES ($1)", &[(&5, Type::INT4)]).await.unwrap();
+        assert!(transaction.execute("INSERT INTO rows VALUES ($1)", &[(&1, Type::INT4)]).await.is_err());
+        transaction.back().await.unwrap();
+        transaction.commit().await.unwrap();
+        let kept = connection.query("SELECT n FROM rows ORDER BY n", &[]).await.unwrap();
+        assert_eq!(kept.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>(), [1, 3, 4]);
+        // A mark of another transaction is none.
+        let transaction = connection.transaction().await.unwrap();
+        assert!(transaction.back().await.is_err());
+        drop(transaction);
         assert!(connection.query_opt("SELECT generate_series(1, 2)", &[]).await.is_err());
         drop(connection);
         database.close().await.unwrap();

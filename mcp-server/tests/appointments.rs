@@ -17,7 +17,7 @@ use bg_runtime::{
     database::{Database, DatabaseConfig, Type},
     storage::{Control, Replica, backfill::Progress},
 };
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use mcp_server::{
     appointments::{
         AppState, Appointments, MIGRATIONS, app,
@@ -476,14 +476,20 @@ async fn bookings_during_an_import_never_share_a_slot_with_it() {
             })
             .collect();
         let file = calendar(&events);
-        let bookings = async {
-            for n in 0..40 {
-                let start = "2026-01-01T00:30:00Z".parse::<Timestamp>().unwrap() + Duration::from_secs(n * 100_000);
+        // Backwards and forwards, and as fast as can be: some come between at each batch, several times.
+        let bookings = async |from: i64, step: i64| {
+            for n in 0..150 {
+                let start = "2026-01-01T00:30:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(from + n * step);
                 let wish = json!({"userId": "race", "title": "Tea", "startsAt": start.to_string(), "durationMinutes": 5});
                 desk.server.call("book_appointment", wish).await;
             }
         };
-        let (imported, ()) = tokio::join!(desk.import("race", &file), bookings);
+        let (imported, (), (), ()) = tokio::join!(
+            desk.import("race", &file),
+            bookings(0, 36_000),
+            bookings(1_499 * 3_600, -36_000),
+            bookings(3_600, 32_400)
+        );
         assert_eq!(imported.added, 1500);
         let shared = "SELECT count(*) FROM appointments a JOIN appointments b ON a.user_id = b.user_id AND a.lane <> b.lane \
                       AND tstzrange(a.starts_at, a.ends_at) && tstzrange(b.starts_at, b.ends_at) \

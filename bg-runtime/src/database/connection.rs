@@ -38,6 +38,7 @@ pub struct Connection {
 pub struct Transaction<'a> {
     connection: &'a mut Connection,
     failed: AtomicBool,
+    marked: AtomicBool,
     ended: bool,
 }
 
@@ -168,7 +169,7 @@ impl Connection {
     /// See [`DatabaseError`].
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, DatabaseError> {
         self.batch_execute("BEGIN").await?;
-        Ok(Transaction { connection: self, failed: AtomicBool::new(false), ended: false })
+        Ok(Transaction { connection: self, failed: AtomicBool::new(false), marked: AtomicBool::new(false), ended: false })
     }
 
     async fn batch_execute_within(&self, sql: &str, patience: Duration) -> Result<(), DatabaseError> {
@@ -316,6 +317,29 @@ impl Transaction<'_> {
     /// See [`DatabaseError`].
     pub async fn batch_execute_within(&self, sql: &str, patience: Duration) -> Result<(), DatabaseError> {
         self.note(self.connection.batch_execute_within(sql, patience).await)
+    }
+
+    /// Marks a point that [`back`](Self::back) returns to, in place of the one before.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn mark(&self) -> Result<(), DatabaseError> {
+        // Without the release, each would stay until the end of the transaction.
+        let marked = self.marked.swap(true, Ordering::Relaxed);
+        self.batch_execute(if marked { "RELEASE SAVEPOINT mark; SAVEPOINT mark" } else { "SAVEPOINT mark" }).await
+    }
+
+    /// Undoes what came after the [`mark`](Self::mark), the failure of a statement included, and gives back the locks that it
+    /// took. What came before stays.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`]; a transaction without a mark is refused by PostgreSQL.
+    pub async fn back(&self) -> Result<(), DatabaseError> {
+        self.batch_execute("ROLLBACK TO SAVEPOINT mark").await?;
+        self.failed.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes the transaction's work visible and durable.

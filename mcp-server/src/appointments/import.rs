@@ -122,18 +122,19 @@ enum Attempt {
     Done(Outcome),
     /// Another import has the lock.
     NotOurTurn,
-    /// A booking came between.
+    /// A migration came between.
     Disturbed(DatabaseError),
 }
 
 /// Rows per statement. A statement must end well within the time one may take, and a series is never split.
 const BATCH: usize = 500;
 
-/// How long another import of the same user is waited for. It may be as large as files get.
+/// How long another import of the same user is waited for, which may be as large as files get; and how long bookings may come
+/// between before an import gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often an import is begun again because of a booking that came between.
+/// How often an import is begun again because of a migration that came between.
 const ATTEMPTS: usize = 5;
 
 /// The namespace of imported appointments' ids.
@@ -302,9 +303,9 @@ async fn attempt(
     }
     let mut outcome = Outcome::default();
     for batch in batches(series) {
-        let written = match write_batch(&transaction, user_id, occurrences, batch).await {
+        let written = match write_undisturbed(&transaction, user_id, occurrences, batch).await {
             Ok(written) => written,
-            Err(error) if is_disturbance(&error) => {
+            Err(error @ DatabaseError::Stale) => {
                 transaction.rollback().await?;
                 return Ok(Attempt::Disturbed(error));
             }
@@ -338,6 +339,23 @@ fn batches(series: &[Series]) -> impl Iterator<Item = &[Series]> {
         }
         fits
     })
+}
+
+/// Writes a batch again when a booking came between, which is then seen. Only the batch: what is written keeps its slots.
+async fn write_undisturbed(
+    transaction: &Transaction<'_>,
+    user_id: &str,
+    occurrences: &[Occurrence],
+    series: &[Series],
+) -> Result<Row, DatabaseError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        transaction.mark().await?;
+        match write_batch(transaction, user_id, occurrences, series).await {
+            Err(error) if is_disturbance(&error) && Instant::now() < until => transaction.back().await?,
+            written => return written,
+        }
+    }
 }
 
 async fn write_batch(
@@ -403,11 +421,11 @@ fn id(user_id: &str, occurrence: &Occurrence) -> Uuid {
     Uuid::new_v5(&NAMESPACE, name.as_bytes())
 }
 
-/// Whether the same import would do better a moment later, because of a booking or of a migration.
+/// Whether the same batch would do better a moment later, because of a booking.
 fn is_disturbance(error: &DatabaseError) -> bool {
     let slot_taken = error.constraint() == Some("appointments_slot_taken");
     let deadlock = error.sql_state() == Some(&SqlState::T_R_DEADLOCK_DETECTED);
-    slot_taken || deadlock || matches!(error, DatabaseError::Stale)
+    slot_taken || deadlock
 }
 
 /// What the file and the database say, as one.
