@@ -59,6 +59,10 @@ pub(crate) struct Common {
     /// Of Kubernetes: the name of the Service, and of the Deployments before `-blue` and `-green`.
     #[arg(long, global = true, default_value = "mcp-server")]
     app: String,
+    /// Of Kubernetes: the HTTPRoute whose weights move the traffic, as `k8s/gateway` has it. Without it, the Service's selector
+    /// does, which knows no --steps.
+    #[arg(long, global = true, value_name = "NAME")]
+    route: Option<String>,
     /// Of Kubernetes: where clients come in, as `https://mcp.example.com`. A switch is proved there.
     #[arg(long, global = true, value_name = "URL", value_parser = url)]
     entrance: Option<String>,
@@ -172,7 +176,8 @@ impl Common {
                     ReachArgument::Forward => Reach::Forward,
                     ReachArgument::Pods => Reach::Pods,
                 };
-                Ok(Arc::new(KubernetesDriver::new(&self.namespace, &self.app, entrance, reach, http.clone()).await?))
+                let (route, http) = (self.route.as_deref(), http.clone());
+                Ok(Arc::new(KubernetesDriver::new(&self.namespace, &self.app, route, entrance, reach, http).await?))
             }
         }
     }

@@ -135,6 +135,16 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Why this cannot be run at all, as far as that can be told from here.
     fn missing(&self, image: &Image) -> Option<String>;
 
+    /// Takes the platform's own lock, where it has one, until [`unlock`](Self::unlock) or the end of this process. With `force`
+    /// it is taken from whoever has it.
+    async fn lock(&self, holder: &str, force: bool) -> Result<(), DriverError> {
+        let _ = (holder, force);
+        Ok(())
+    }
+
+    /// Gives it up.
+    async fn unlock(&self) {}
+
     /// Looks.
     async fn observe(&self) -> Result<Observation, DriverError>;
 

@@ -233,6 +233,7 @@ impl Rollout {
         if let Some(lease) = self.lease {
             lease.release().await;
         }
+        self.driver.unlock().await;
         if let Some(webhook) = &self.webhook
             && let Some(alert) = alert(&self.entry, end, report, file)
         {

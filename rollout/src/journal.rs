@@ -514,7 +514,7 @@ fn unsigned(value: i64) -> u64 {
 }
 
 /// What shares our process ids: a name alone is many machines', or many containers'.
-fn host() -> String {
+pub(crate) fn host() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let ids = std::fs::read_link("/proc/self/ns/pid").map(|ids| ids.display().to_string()).unwrap_or_default();
@@ -522,7 +522,7 @@ fn host() -> String {
 }
 
 /// When the kernel started a process that lives on this machine.
-fn born(process: i64) -> Option<i64> {
+pub(crate) fn born(process: i64) -> Option<i64> {
     let process = i32::try_from(process).ok()?;
     crate::local::born(process).and_then(|born| i64::try_from(born).ok())
 }

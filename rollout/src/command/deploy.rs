@@ -23,7 +23,10 @@ use rollout::{
 };
 use serde_json::{Value, json};
 
-use super::{Common, Platform, REFUSED, Stop, ended, moves::take};
+use super::{
+    Common, Platform, REFUSED, Stop, ended,
+    moves::{let_go, take},
+};
 
 /// `deploy` and `plan`
 #[derive(Clone, Debug, Args)]
@@ -236,7 +239,7 @@ async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> R
             let missing = driver.missing(&image);
             if missing.is_some() || !obstacles.is_empty() && !settings.force {
                 obstacles.extend(missing);
-                lease.release().await;
+                let_go(&*driver, lease).await;
                 return Err(Stop(obstacles.join("\n       "), REFUSED));
             }
             let entry = common.entry(&goal, &seen);
@@ -249,7 +252,7 @@ async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> R
             (goal, open)
         }
         Some(open) => {
-            lease.release().await;
+            let_go(&*driver, lease).await;
             return Err(JournalError::Open(open.id).into());
         }
     };

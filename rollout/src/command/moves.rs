@@ -96,11 +96,21 @@ pub(super) async fn take(
             }
             taken => {
                 let lease = taken?;
+                if let Err(failure) = driver.lock(&common.by, false).await {
+                    lease.release().await;
+                    return Err(failure.into());
+                }
                 driver.fence(lease.epoch()).await?;
                 return Ok(lease);
             }
         }
     }
+}
+
+/// Gives up what was taken.
+pub(super) async fn let_go(driver: &dyn Driver, lease: Lease) {
+    driver.unlock().await;
+    lease.release().await;
 }
 
 /// Begins a rollout in the journal, or goes on with the one that is open when it is the same.
@@ -187,6 +197,10 @@ async fn begin_rollback(
     };
     let unleased = lease.as_ref().map_or(seen.epoch.saturating_add(1), Lease::epoch);
     if !back.dry_run {
+        // A lock that cannot be had is no more in the way than the journal.
+        if let Err(failure) = driver.lock(&common.by, true).await {
+            console.warn(&format!("{}: it goes on without the platform's lock", chain(&failure)));
+        }
         // Who was at it moves nothing from now on, wherever it is in what it does.
         driver.fence(unleased).await?;
     }
@@ -274,7 +288,7 @@ pub(crate) async fn retire(common: Common, retire: Retire, commanded: Instant) -
         let lease = take(&common, &*driver, &journal, &seen, Duration::ZERO).await?;
         let left = journal.warm_for(color, retire.warm).await?;
         if !left.is_zero() && !retire.wait {
-            lease.release().await;
+            let_go(&*driver, lease).await;
             let words = format!(
                 "{color} is kept warm for {} more, because going back to it is instant: --wait waits, --warm 0 does not",
                 span(left)

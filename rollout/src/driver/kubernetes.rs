@@ -1,10 +1,14 @@
-//! The driver of Kubernetes: two Deployments, and a Service whose selector names the live color.
+//! The driver of Kubernetes: two Deployments, and a Service whose selector names the live color, or an HTTPRoute whose weights
+//! divide the traffic.
 //!
 //! What it relies on is what `k8s/` has: Deployments `APP-blue` and `APP-green` whose pods carry `release-color`, a Service
 //! `APP` that selects one of them, and a container `APP` with the ports `http` and `operations`. What must stay true: the
-//! Service is the truth about traffic; what a rollout remembers is in annotations on it and on the Deployments, so that a
-//! journal that is away changes nothing; a Service that somebody else changed in between is looked at again, not overwritten.
+//! Service, or the route, is the truth about traffic; what a rollout remembers is in annotations on it and on the Deployments,
+//! so that a journal that is away changes nothing; what somebody else changed in between is looked at again, not overwritten.
 
+mod endpoints;
+mod lease;
+mod traffic;
 mod tunnel;
 
 use std::{
@@ -20,16 +24,21 @@ use k8s_openapi::{
         apps::v1::Deployment,
         batch::v1::Job,
         core::v1::{Event, Pod, PodSpec, Service},
+        networking::v1::Ingress,
     },
     jiff::Timestamp,
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-use self::tunnel::Tunnel;
+use self::{
+    lease::Held,
+    traffic::{Traffic, before, epoch},
+    tunnel::Tunnel,
+};
 use super::{Driver, DriverError, Ended, Image, Observation, Replica, Slot};
 use crate::{http::Http, share};
 
@@ -38,11 +47,13 @@ pub struct KubernetesDriver {
     client: Client,
     namespace: String,
     app: String,
+    traffic: Traffic,
     entrance: String,
     reach: Reach,
     http: Http,
     /// By pod.
     tunnels: Mutex<HashMap<String, Tunnel>>,
+    lease: Mutex<Option<Held>>,
 }
 
 /// How pods are reached from here.
@@ -56,6 +67,7 @@ pub enum Reach {
 
 /// Whose fields these are (server-side apply).
 const MANAGER: &str = "rollout";
+const APP: &str = "app.kubernetes.io/name";
 const COLOR: &str = "release-color";
 const EPOCH: &str = "rollout.mcp/epoch";
 const BEFORE: &str = "rollout.mcp/before";
@@ -65,8 +77,6 @@ const RUN: &str = "rollout.mcp/run";
 const HTTP: u16 = 3000;
 const OPERATIONS: u16 = 9464;
 
-/// Somebody who changes the Service at the same time is done after so many attempts.
-const ATTEMPTS: usize = 10;
 const LOOK: Duration = Duration::from_millis(500);
 /// Reasons for which a container waits that do not pass by themselves.
 const HOPELESS: [&str; 7] = [
@@ -82,17 +92,26 @@ const HOPELESS: [&str; 7] = [
 // === impl KubernetesDriver ===
 
 impl KubernetesDriver {
-    /// With the kubeconfig or the service account that is found. `entrance` is where clients come in.
+    /// With the kubeconfig or the service account that is found. `entrance` is where clients come in, `route` the HTTPRoute
+    /// whose weights divide the traffic; without one it is the selector of a Service.
     ///
     /// # Errors
     /// When there is neither.
-    pub async fn new(namespace: &str, app: &str, entrance: String, reach: Reach, http: Http) -> Result<Self, DriverError> {
+    pub async fn new(
+        namespace: &str,
+        app: &str,
+        route: Option<&str>,
+        entrance: String,
+        reach: Reach,
+        http: Http,
+    ) -> Result<Self, DriverError> {
         let client = Client::try_default()
             .await
             .map_err(|source| DriverError::Away(": no kubeconfig and no service account is usable", Box::new(source)))?;
         let entrance = entrance.trim_end_matches('/').to_owned();
+        let traffic = Traffic::new(client.clone(), namespace, app, route);
         let (namespace, app) = (namespace.to_owned(), app.to_owned());
-        Ok(Self { client, namespace, app, entrance, reach, http, tunnels: Mutex::default() })
+        Ok(Self { client, namespace, app, traffic, entrance, reach, http, tunnels: Mutex::default(), lease: Mutex::default() })
     }
 
     fn services(&self) -> Api<Service> {
@@ -111,12 +130,15 @@ impl KubernetesDriver {
         format!("{}-{color}", self.app)
     }
 
+    fn selector(&self, color: Color) -> String {
+        format!("{APP}={},{COLOR}={color}", self.app)
+    }
+
     /// What runs as a color.
     async fn slot(&self, color: Color) -> Result<Slot, DriverError> {
         let name = self.deployment(color);
         let deployment = self.deployments().get(&name).await?;
-        let selector = format!("app.kubernetes.io/name={},{COLOR}={color}", self.app);
-        let pods = self.pods().list(&ListParams::default().labels(&selector)).await?.items;
+        let pods = self.pods().list(&ListParams::default().labels(&self.selector(color))).await?.items;
         let template = deployment.spec.as_ref().map(|spec| &spec.template);
         let run = template.and_then(|template| template.metadata.as_ref()?.annotations.as_ref()?.get(RUN)).cloned();
         let container = template.and_then(|template| template.spec.as_ref()).and_then(|spec| container(spec, &self.app));
@@ -193,43 +215,42 @@ impl KubernetesDriver {
         Some(words)
     }
 
-    /// Changes the Service as it is now, unless a later rollout has been heard of; again when somebody else changed it.
-    async fn change(&self, epoch: i64, change: impl Fn(&Service) -> Result<Value, DriverError>) -> Result<Service, DriverError> {
-        for _ in 0..ATTEMPTS {
-            let service = self.services().get(&self.app).await?;
-            current(&service, epoch)?;
-            let mut patch = change(&service)?;
-            patch["metadata"]["annotations"][EPOCH] = json!(epoch.to_string());
-            patch["metadata"]["resourceVersion"] = json!(service.metadata.resource_version);
-            let patched = self.services().patch(&self.app, &PatchParams::default(), &Patch::Merge(&patch)).await;
-            match patched {
-                Err(kube::Error::Api(refused)) if refused.code == 409 => tokio::time::sleep(Duration::from_millis(20)).await,
-                patched => return Ok(patched?),
-            }
-        }
-        Err(DriverError::Refused(format!("somebody else keeps changing the Service {}", self.app)))
-    }
-
     /// Lets a color be changed: no traffic goes there, and going back does not lead to what is replaced.
-    async fn claim(&self, color: Color, epoch: i64) -> Result<Service, DriverError> {
-        self.change(epoch, |service| {
-            if live(service)? == color {
+    async fn claim(&self, color: Color, epoch: i64) -> Result<DynamicObject, DriverError> {
+        let change = |object: &DynamicObject| {
+            if share::of(color, self.traffic.percent(object)?) > 0 {
                 return Err(DriverError::Refused(format!("traffic goes to {color}: switch first")));
             }
-            let before = service.annotations().get(BEFORE).filter(|before| **before != color.to_string());
-            Ok(json!({ "metadata": { "annotations": { BEFORE: before } } }))
-        })
-        .await
+            Ok(json!({ "metadata": { "annotations": { BEFORE: before(object).filter(|before| *before != color) } } }))
+        };
+        self.traffic.change(epoch, change).await
     }
 
-    /// Tells the story on the Service, for `kubectl describe`. Nobody waits for it.
-    async fn tell(&self, service: &Service, reason: &str, words: &str) {
+    /// Whoever tests the idle color finds it where it always is: by the Service `APP-preview`, and by the header at an
+    /// ingress-nginx, `APP-canary`. Not all have them.
+    async fn show(&self, idle: Color) {
+        let (preview, canary) = (format!("{}-preview", self.app), format!("{}-canary", self.app));
+        let service = Patch::Merge(json!({ "spec": { "selector": { COLOR: idle } } }));
+        let header = "nginx.ingress.kubernetes.io/canary-by-header-value";
+        let ingress = Patch::Merge(json!({ "metadata": { "annotations": { header: idle } } }));
+        let ingresses: Api<Ingress> = Api::namespaced(self.client.clone(), &self.namespace);
+        let (services, parameters) = (self.services(), PatchParams::default());
+        let (service, ingress) =
+            tokio::join!(services.patch(&preview, &parameters, &service), ingresses.patch(&canary, &parameters, &ingress));
+        for (name, failure) in [(&preview, service.err()), (&canary, ingress.err())] {
+            if let Some(failure) = failure {
+                tracing::debug!(error = %failure, "{name} does not follow: {failure}");
+            }
+        }
+    }
+
+    /// Tells the story on what moves the traffic, for `kubectl describe`. Nobody waits for it.
+    async fn tell(&self, object: &DynamicObject, reason: &str, words: &str) {
         let now = Timestamp::now();
         let event: Result<Event, _> = serde_json::from_value(json!({
             "apiVersion": "v1", "kind": "Event",
             "metadata": { "generateName": format!("{}-rollout-", self.app), "namespace": self.namespace },
-            "involvedObject": { "apiVersion": "v1", "kind": "Service", "name": self.app, "namespace": self.namespace,
-                "uid": service.metadata.uid },
+            "involvedObject": self.traffic.reference(object),
             "reason": reason, "message": words, "type": "Normal", "source": { "component": MANAGER },
             "firstTimestamp": now.to_string(), "lastTimestamp": now.to_string(), "count": 1,
         }));
@@ -260,7 +281,7 @@ impl KubernetesDriver {
 
     /// A Job of the color's own pod, with another image and other arguments.
     async fn job(&self, image: &Image, arguments: &[&str]) -> Result<Job, DriverError> {
-        let idle = live(&self.services().get(&self.app).await?)?.other();
+        let idle = share::most(self.traffic.percent(&self.traffic.get().await?)?).other();
         let deployment = self.deployments().get(&self.deployment(idle)).await?;
         // What the build before it was told is not for this one.
         let earlier = written(&deployment).map(|image| image.environment).unwrap_or_default();
@@ -309,28 +330,35 @@ impl Driver for KubernetesDriver {
         None
     }
 
+    async fn lock(&self, holder: &str, force: bool) -> Result<(), DriverError> {
+        let leases = Api::namespaced(self.client.clone(), &self.namespace);
+        let held = Held::take(leases, format!("{}-rollout", self.app), holder, force).await?;
+        *self.lease.lock().expect("nobody panics with the lease") = Some(held);
+        Ok(())
+    }
+
+    async fn unlock(&self) {
+        let held = self.lease.lock().expect("nobody panics with the lease").take();
+        if let Some(held) = held {
+            held.release().await;
+        }
+    }
+
     async fn observe(&self) -> Result<Observation, DriverError> {
-        let (services, blue, green) = (self.services(), self.slot(Color::Blue), self.slot(Color::Green));
-        let (service, blue, green) = tokio::join!(services.get(&self.app), blue, green);
-        let (service, blue, green) = (service?, blue?, green?);
+        let (object, blue, green) = tokio::join!(self.traffic.get(), self.slot(Color::Blue), self.slot(Color::Green));
+        let (object, blue, green) = (object?, blue?, green?);
         let living: Vec<_> = blue.replicas.iter().chain(&green.replicas).map(|replica| replica.name.clone()).collect();
         self.tunnels.lock().expect("nobody panics with the tunnels").retain(|name, _| living.contains(name));
-        let annotation = |name: &str| service.annotations().get(name);
-        Ok(Observation {
-            green_percent: share::of(live(&service)?, 100),
-            epoch: annotation(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default(),
-            before: annotation(BEFORE).and_then(|color| color.parse().ok()),
-            blue,
-            green,
-        })
+        let green_percent = self.traffic.percent(&object)?;
+        Ok(Observation { green_percent, epoch: epoch(&object), before: before(&object), blue, green })
     }
 
     async fn fence(&self, epoch: i64) -> Result<(), DriverError> {
-        self.change(epoch, |_| Ok(json!({ "metadata": { "annotations": {} } }))).await.map(drop)
+        self.traffic.change(epoch, |_| Ok(json!({ "metadata": { "annotations": {} } }))).await.map(drop)
     }
 
     async fn run(&self, color: Color, image: &Image, replicas: u32, epoch: i64) -> Result<(), DriverError> {
-        let service = self.claim(color, epoch).await?;
+        let object = self.claim(color, epoch).await?;
         let hidden = serde_json::to_string(&image.hidden()).unwrap_or_default();
         let mut container = json!({ "name": self.app, "image": image.name });
         set_variables(&mut container, image);
@@ -339,48 +367,45 @@ impl Driver for KubernetesDriver {
             "template": { "metadata": { "annotations": { RUN: epoch.to_string() } }, "spec": { "containers": [container] } },
         });
         self.apply(color, json!({ IMAGE: hidden }), spec).await?;
-        self.tell(&service, "RolloutRun", &format!("{replicas} of {} run as {color}", image.name)).await;
+        self.tell(&object, "RolloutRun", &format!("{replicas} of {} run as {color}", image.name)).await;
         Ok(())
     }
 
     async fn stop(&self, color: Color, epoch: i64) -> Result<(), DriverError> {
-        let service = self.claim(color, epoch).await?;
+        let object = self.claim(color, epoch).await?;
         // Not applied: what runs there when it is wanted again stays as it is.
         let name = self.deployment(color);
         let patch = Patch::Merge(json!({ "spec": { "replicas": 0 } }));
         self.deployments()
             .patch(&name, &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }, &patch)
             .await?;
-        self.tell(&service, "RolloutStop", &format!("{color} is stopped")).await;
+        self.tell(&object, "RolloutStop", &format!("{color} is stopped")).await;
         Ok(())
     }
 
     async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError> {
+        let object = self.traffic.change(epoch, |object| self.traffic.shifted(object, green_percent)).await?;
         let Some(to) = share::live(green_percent) else {
-            let words = "a Service sends all of its traffic to one color: leave --steps out, or use weights on an HTTPRoute";
-            return Err(DriverError::Refused(words.to_owned()));
+            let words = format!("{} of 100 requests go to blue, {green_percent} to green", 100 - green_percent);
+            self.tell(&object, "RolloutShifted", &words).await;
+            return Ok(());
         };
-        let service = self
-            .change(epoch, |service| {
-                let was = live(service)?;
-                let before = service.annotations().get(BEFORE);
-                let gone_back = before.is_some_and(|before| *before == to.to_string());
-                let before = match (gone_back, was == to) {
-                    (true, _) => Value::Null,
-                    (_, true) => json!(before),
-                    _ => json!(was),
-                };
-                let selector = json!({ "app.kubernetes.io/name": self.app, COLOR: to });
-                Ok(json!({ "metadata": { "annotations": { BEFORE: before } }, "spec": { "selector": selector } }))
-            })
-            .await?;
-        // Whoever tests the idle color finds it where it always is. Not all have that Service.
-        let preview = format!("{}-preview", self.app);
-        let patch = Patch::Merge(json!({ "spec": { "selector": { COLOR: to.other() } } }));
-        if let Err(failure) = self.services().patch(&preview, &PatchParams::default(), &patch).await {
-            tracing::debug!(error = %failure, "{preview} does not follow: {failure}");
+        let mut words = format!("all traffic goes to {to}");
+        if !self.traffic.has_weights() {
+            // Nobody is asked to wait for it twice: what answers is proved at the entrance, and a way back is not barred by this.
+            match endpoints::follow(&self.client, &self.namespace, &self.app, &self.selector(to)).await {
+                Some(took) => words = format!("{words}; the endpoints followed within {} ms", took.as_millis()),
+                None => {
+                    words = format!("{words}, but the endpoints have not followed");
+                    tracing::warn!(
+                        "the endpoints of the Service {} do not follow its selector; is the controller at work?",
+                        self.app
+                    );
+                }
+            }
         }
-        self.tell(&service, "RolloutSwitched", &format!("all traffic goes to {to}")).await;
+        self.show(to.other()).await;
+        self.tell(&object, "RolloutSwitched", &words).await;
         Ok(())
     }
 
@@ -445,24 +470,6 @@ fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a k8s_openapi::api::
 /// What a rollout wrote down of what runs there.
 fn written(deployment: &Deployment) -> Option<Image> {
     deployment.annotations().get(IMAGE).and_then(|image| serde_json::from_str(image).ok())
-}
-
-/// The color that the Service selects.
-fn live(service: &Service) -> Result<Color, DriverError> {
-    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    let word = selector.and_then(|selector| selector.get(COLOR)).map_or("nothing", String::as_str);
-    word.parse().map_err(|_| {
-        let name = service.name_any();
-        DriverError::Refused(format!("the selector of the Service {name} names {word} as {COLOR}, which is no color"))
-    })
-}
-
-fn current(service: &Service, yours: i64) -> Result<(), DriverError> {
-    let now: i64 = service.annotations().get(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
-    if yours < now {
-        return Err(DriverError::Refused(format!("a later rollout is at work (epoch {now}, yours is {yours})")));
-    }
-    Ok(())
 }
 
 fn set_variables(container: &mut Value, image: &Image) {
