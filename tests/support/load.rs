@@ -1,7 +1,8 @@
 //! Load on the appointments server by clients of every kind, while its traffic is switched.
 //!
 //! What must stay true: nothing that a client could notice passes in silence. Every answer is checked, for what it says and for
-//! who gave it; what is no valid answer is told in words, and no request that was sent is sent again.
+//! who gave it; what is no valid answer is told in words, and no request that was sent is sent again, but by
+//! clients that are told to persist, and then it is counted.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -86,6 +87,8 @@ pub struct Outcome {
     pub errors: Vec<String>,
     /// How often a session was opened: once for each client that has one, unless it had to begin anew.
     pub sessions_begun: u64,
+    /// Requests and streams that were cut, by clients that then ask again. For others each of them is an error.
+    pub cut: u64,
 }
 
 /// What all clients write down.
@@ -110,6 +113,8 @@ struct Client {
     /// How many requests it has made; the id of the last one.
     asked: u64,
     begun: bool,
+    /// Asks again, under the same key, what was cut.
+    persists: bool,
     /// Before the next step.
     pause: Duration,
     stop: watch::Receiver<bool>,
@@ -151,6 +156,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many appointments a search finds at most. The first ones stay the first ones, because writers book later slots.
 const FOUND_AT_MOST: usize = 5;
+/// How long a client that persists asks again.
+const PERSISTS_FOR: Duration = Duration::from_secs(30);
 /// The length of an appointment, and from one to the next.
 const SLOT_MINUTES: u64 = 5;
 const SLOTS_AN_HOUR: u64 = 60 / SLOT_MINUTES;
@@ -186,12 +193,25 @@ impl Load {
     /// # Panics
     /// When one of them is not answered within a minute.
     pub async fn start(address: SocketAddr, mix: Mix) -> Self {
+        Self::of(address, mix, false).await
+    }
+
+    /// The same, of clients that ask again what was cut: where processes are killed with calls in flight, nothing else can be
+    /// had. They book under a key each, so that nothing is booked twice.
+    ///
+    /// # Panics
+    /// When one of them is not answered within a minute.
+    pub async fn persistent(address: SocketAddr, mix: Mix) -> Self {
+        Self::of(address, mix, true).await
+    }
+
+    async fn of(address: SocketAddr, mix: Mix, persists: bool) -> Self {
         let run = format!("load-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let shared = Arc::new(Shared { outcome: Mutex::default(), progress: watch::Sender::new(Progress::default()) });
         let stop = watch::Sender::new(false);
         let client = |kind: &str, n: usize| {
             let user = format!("{run}-{}", n % mix.writers.max(1));
-            Client::new(format!("{kind} {n}"), user, address, stop.subscribe(), shared.clone())
+            Client::new(format!("{kind} {n}"), user, address, persists, stop.subscribe(), shared.clone())
         };
         let mut clients = JoinSet::new();
         for n in 0..mix.sessions {
@@ -304,9 +324,16 @@ impl Shared {
 // === impl Client ===
 
 impl Client {
-    fn new(name: String, user: String, address: SocketAddr, stop: watch::Receiver<bool>, shared: Arc<Shared>) -> Self {
+    fn new(
+        name: String,
+        user: String,
+        address: SocketAddr,
+        persists: bool,
+        stop: watch::Receiver<bool>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let (headers, wire, asked, begun, pause) = (String::new(), None, 0, false, PACE);
-        Self { name, user, address, headers, wire, asked, begun, pause, stop, shared }
+        Self { name, user, address, headers, wire, asked, begun, persists, pause, stop, shared }
     }
 
     async fn search_in_a_session(mut self) {
@@ -452,7 +479,7 @@ impl Client {
             "durationMinutes": SLOT_MINUTES,
             "timeZone": "UTC",
         });
-        let key = (n % 2 == 1).then_some(&*title);
+        let key = (n % 2 == 1 || self.persists).then_some(&*title);
         let result = self.call("book_appointment", &arguments, key).await?;
         let appointment = &result["structuredContent"]["data"]["appointment"];
         // One that was there already says something else.
@@ -471,11 +498,21 @@ impl Client {
 
     /// Opens the session's own stream, and hears it until it ends, or until the load does.
     async fn listen_to_one_stream(&mut self) -> Result<(), String> {
-        let mut wire = Wire::open(self.address).await?;
         let request = format!("GET /mcp HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n{}\r\n", self.address, self.headers);
-        wire.send(request.as_bytes()).await?;
-        let head = tokio::time::timeout(ANSWERED_WITHIN, wire.head()).await;
-        let head = head.map_err(|_| format!("no stream within {ANSWERED_WITHIN:?}"))??;
+        let opened = async {
+            let mut wire = Wire::open(self.address).await?;
+            wire.send(request.as_bytes()).await?;
+            let head = wire.head().await?;
+            Ok::<_, String>((wire, head))
+        };
+        let opened = tokio::time::timeout(ANSWERED_WITHIN, opened).await;
+        let (mut wire, head) = match opened.unwrap_or_else(|_| Err(format!("no stream within {ANSWERED_WITHIN:?}"))) {
+            Err(_) if self.persists => {
+                self.shared.outcome().cut += 1;
+                return Ok(());
+            }
+            opened => opened?,
+        };
         let is_stream = head.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"));
         if head.status != 200 || !is_stream || !head.is_chunked() {
             return Err(format!("no stream was opened: {}", head.text));
@@ -491,7 +528,13 @@ impl Client {
             let chunk = tokio::select! {
                 // There is one change.
                 _ = stop.changed() => return Ok(()),
-                chunk = wire.chunk() => chunk?,
+                chunk = wire.chunk() => match chunk {
+                    Err(_) if self.persists => {
+                        self.shared.outcome().cut += 1;
+                        return Ok(());
+                    }
+                    chunk => chunk?,
+                },
             };
             if chunk.is_empty() {
                 let is_whole = event.is_empty();
@@ -548,7 +591,7 @@ impl Client {
         Ok(result)
     }
 
-    /// Sends a request, once, and reads its answer.
+    /// Sends a request and reads its answer.
     async fn ask(&mut self, method: &str, params: Value) -> Result<Answer, String> {
         self.asked += 1;
         let id = self.asked;
@@ -561,7 +604,7 @@ impl Client {
             self.headers
         );
         let at = Instant::now();
-        let answered = tokio::time::timeout(ANSWERED_WITHIN, self.exchange(request.as_bytes())).await;
+        let answered = tokio::time::timeout(ANSWERED_WITHIN, self.insist(request.as_bytes(), at)).await;
         let took = at.elapsed();
         let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {ANSWERED_WITHIN:?}")));
         let (head, body) = answered.map_err(said)?;
@@ -572,6 +615,19 @@ impl Client {
             progress.color = Some(color);
         });
         Ok(Answer { head, result })
+    }
+
+    /// Once, or until it is not cut any more.
+    async fn insist(&mut self, request: &[u8], since: Instant) -> Result<(Head, Vec<u8>), String> {
+        loop {
+            match self.exchange(request).await {
+                Err(_) if self.persists && since.elapsed() < PERSISTS_FOR => {
+                    self.shared.outcome().cut += 1;
+                    tokio::time::sleep(AFTER_AN_ERROR).await;
+                }
+                exchanged => return exchanged,
+            }
+        }
     }
 
     /// On the connection that is kept, or on a new one when that was closed since. A connection whose last answer said
@@ -771,7 +827,7 @@ mod tests {
         });
         let shared = Arc::new(Shared { outcome: Mutex::default(), progress: watch::Sender::new(Progress::default()) });
         // Nobody is left who could stop it, and nothing that is tested here waits for that.
-        Client::new("client".to_owned(), "ada".to_owned(), address, watch::Sender::new(false).subscribe(), shared)
+        Client::new("client".to_owned(), "ada".to_owned(), address, false, watch::Sender::new(false).subscribe(), shared)
     }
 
     fn whole(body: &str) -> String {
