@@ -5,7 +5,8 @@
 //! KUBECONFIG; KUBERNETES_ENTRANCE (`127.0.0.1:30743`, the node port of the live Service); KUBERNETES_DATABASE_URL (the
 //! database as it is reached from here); KUBERNETES_IMAGE (an image that the nodes have). Without them it says so and does
 //! nothing. With KUBERNETES_ROLLOUT_KUBECONFIG `rollout` uses that one: of a service account that may do what the Role `rollout`
-//! says and no more.
+//! says and no more. KUBERNETES_KILL is a command that ends the process of the pod that it is given with a signal 9, if there is
+//! a way; else pods are deleted by force, which leaves them two seconds.
 
 use std::{
     net::SocketAddr,
@@ -33,6 +34,8 @@ struct Cluster {
     entrance: SocketAddr,
     database: String,
     image: String,
+    /// What kills a pod.
+    kill: Option<String>,
     /// Of `rollout` alone.
     kubeconfig: Option<String>,
     state: std::path::PathBuf,
@@ -49,6 +52,7 @@ impl Cluster {
                 entrance: variable("KUBERNETES_ENTRANCE")?.parse().expect("KUBERNETES_ENTRANCE is address:port"),
                 database: variable("KUBERNETES_DATABASE_URL")?,
                 image: variable("KUBERNETES_IMAGE")?,
+                kill: variable("KUBERNETES_KILL"),
                 kubeconfig: variable("KUBERNETES_ROLLOUT_KUBECONFIG"),
                 state: std::env::temp_dir().join(format!("rollout-kubernetes-{}", std::process::id())),
             })
@@ -84,6 +88,24 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Ends a pod as when its node loses its power: no preStop, no SIGTERM.
+    async fn kill(&self, pod: &str) {
+        let Some(kill) = &self.kill else {
+            self.kubectl(&["delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"]).await;
+            return;
+        };
+        let output = Command::new(kill).arg(pod).output().await.expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The name of a pod of this color.
+    async fn pod(&self, color: Color) -> String {
+        let selector = format!("app.kubernetes.io/name=mcp-server,release-color={color}");
+        let pods = self.kubectl(&["get", "pods", "-l", &selector, "-o", "jsonpath={.items[0].metadata.name}"]).await;
+        assert!(!pods.is_empty(), "there is one");
+        pods
+    }
+
     async fn live(&self) -> Color {
         let (code, status) = self.rollout(&["status"]).await;
         assert_eq!(code, Some(0), "{status}");
@@ -110,11 +132,8 @@ async fn twenty_switches_and_pods_that_go_lose_nothing_on_a_cluster() {
         load.more(100).await;
     }
     // A pod of the live color goes, as in a node's maintenance.
-    let live = cluster.live().await;
-    let selector = format!("app.kubernetes.io/name=mcp-server,release-color={live}");
-    let pods = cluster.kubectl(&["get", "pods", "-l", &selector, "-o", "name"]).await;
-    let pod = pods.lines().next().expect("there is one").to_owned();
-    cluster.kubectl(&["delete", &pod, "--wait=false"]).await;
+    let pod = cluster.pod(cluster.live().await).await;
+    cluster.kubectl(&["delete", "pod", &pod, "--wait=false"]).await;
     load.more(500).await;
     let outcome = load.stop().await;
     for (turn, (given, done, to, proof)) in moves.iter().enumerate() {
@@ -146,11 +165,7 @@ async fn pods_that_are_killed_cost_no_session_and_book_nothing_twice_on_a_cluste
     let load = Load::persistent(cluster.entrance, mix).await;
     for _ in 0..2 {
         let live = cluster.live().await;
-        let selector = format!("app.kubernetes.io/name=mcp-server,release-color={live}");
-        let pods = cluster.kubectl(&["get", "pods", "-l", &selector, "-o", "name"]).await;
-        let pod = pods.lines().next().expect("there is one").to_owned();
-        // As when a node loses its power: no preStop, no SIGTERM.
-        cluster.kubectl(&["delete", &pod, "--grace-period=0", "--force", "--wait=false"]).await;
+        cluster.kill(&cluster.pod(live).await).await;
         load.more(300).await;
         // While the other two serve and a third is started, everything moves to the other color.
         let (code, said) = cluster.rollout(&["switch"]).await;

@@ -39,6 +39,27 @@ fn names_and_ports_are_those_that_a_rollout_looks_for() {
 }
 
 #[test]
+fn a_rollout_may_change_what_it_has_to_and_nothing_else() {
+    for folder in ["production", "minimal"] {
+        let all = rendered(folder);
+        let changes: Vec<_> = all
+            .iter()
+            .filter(|object| object["kind"] == "Role" && name(object).starts_with("rollout"))
+            .flat_map(|role| list(&role["rules"]))
+            .filter(|rule| list(&rule["verbs"]).contains(&json!("patch")) && rule["resources"] != json!(["events"]))
+            .flat_map(|rule| list(&rule["resourceNames"]))
+            .collect();
+        // By the names that the objects have once they are rendered.
+        for wanted in ["mcp-server-blue", "mcp-server-green", "mcp-server", "mcp-server-preview"] {
+            assert!(changes.contains(&&json!(wanted)), "{folder}: {wanted} cannot be changed, only {changes:?}");
+        }
+        for changed in changes {
+            assert!(all.iter().any(|object| object["metadata"]["name"] == *changed), "{folder}: there is no {changed}");
+        }
+    }
+}
+
+#[test]
 fn every_variable_is_one_that_the_server_reads() {
     let (config, jobs) = (text("mcp-server/src/config.rs"), rendered("../jobs"));
     let job = variables(&jobs, one(&jobs, "Job", "mcp-server-migrate"));

@@ -13,8 +13,7 @@ locals {
 # === The load balancer
 
 resource "aws_lb" "this" {
-  #checkov:skip=CKV2_AWS_20:the listener on port 80 redirects; the check does not see it through a module's variables
-  #checkov:skip=CKV2_AWS_28:the web ACL is a variable (`web_acl`), because rules of a firewall belong to an account and not to a server
+  #checkov:skip=CKV2_AWS_76:the web ACL is a variable (`web_acl`): its rules belong to an account; and no part of this server runs on Java
 
   name               = var.name
   load_balancer_type = "application"
@@ -54,7 +53,6 @@ resource "aws_wafv2_web_acl_association" "this" {
 # === Who may come in. The way out, to the tasks, is added by the module that knows them.
 
 resource "aws_security_group" "this" {
-  #checkov:skip=CKV2_AWS_5:it is the load balancer's, above
   name        = "${var.name}-entrance"
   description = "The load balancer of ${var.name}"
   vpc_id      = var.vpc_id
@@ -77,7 +75,6 @@ resource "aws_vpc_security_group_ingress_rule" "https" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "http" {
-  #checkov:skip=CKV_AWS_260:port 80 answers with a redirect to https and with nothing else
   for_each = toset(var.client_cidrs)
 
   security_group_id = aws_security_group.this.id
@@ -217,14 +214,10 @@ resource "aws_lb_listener_rule" "weighted" {
   tags = var.tags
 
   lifecycle {
-    # The weights are `rollout`'s, and so is what it writes on the rule: the epoch of the lease under which traffic moved, who
-    # was live before, and a shift that is under way. Terraform cannot ignore a weight alone, so it ignores the action. Of the
-    # tags it ignores those three and keeps the others, which an account's cost report may count on.
-    ignore_changes = [
-      action,
-      tags["rollout.mcp/epoch"], tags["rollout.mcp/before"], tags["rollout.mcp/shift"],
-      tags_all["rollout.mcp/epoch"], tags_all["rollout.mcp/before"], tags_all["rollout.mcp/shift"],
-    ]
+    # The weights are `rollout`'s, and so is what it remembers in tags that begin with rollout.mcp/: the epoch of the lease
+    # under which traffic moved, who was live before, a shift that is under way. Terraform can ignore neither a weight alone nor
+    # tags by how they begin, so it ignores all of both. A tag that it took away would be the fence between two rollouts.
+    ignore_changes = [action, tags, tags_all]
   }
 }
 

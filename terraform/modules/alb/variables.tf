@@ -154,7 +154,7 @@ variable "live_on_first_day" {
 }
 
 variable "tags" {
-  description = "Tags of everything. Those that begin with rollout.mcp/ are `rollout`'s."
+  description = "Tags of everything; a later change does not reach the weighted rule. Those that begin with rollout.mcp/ are `rollout`'s."
   type        = map(string)
   default     = {}
   nullable    = false

@@ -1,9 +1,15 @@
 //! Ports on this machine that lead to a pod through the API server, as `kubectl port-forward` does.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
+use kube::{Api, api::Portforwarder, client::UpgradeConnectionError};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -45,23 +51,39 @@ impl Drop for Tunnel {
 }
 
 async fn accept(listener: TcpListener, pods: Api<Pod>, pod: String, port: u16) {
+    let is_told = Arc::new(AtomicBool::new(false));
     while let Ok((client, _)) = listener.accept().await {
-        let (pods, pod) = (pods.clone(), pod.clone());
+        let (pods, pod, is_told) = (pods.clone(), pod.clone(), is_told.clone());
         tokio::spawn(async move {
-            if let Err(failure) = pass(client, &pods, &pod, port).await {
+            let forwarder = match pods.portforward(&pod, &[port]).await {
+                Ok(forwarder) => forwarder,
+                // Of a pod that is gone this is no news.
+                Err(failure) if !is_forbidden(&failure) => {
+                    return tracing::debug!(error = %failure, "no way to {pod}:{port}: {failure}");
+                }
+                Err(_) if is_told.swap(true, Ordering::Relaxed) => return,
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "no way to {pod}:{port}: the API server forbids pods/portforward; the Role \
+                        `rollout` in k8s/base has what is needed, and inside the cluster --reach pods needs none");
+                    return;
+                }
+            };
+            if let Err(failure) = pass(client, forwarder, port).await {
                 tracing::debug!("a connection to {pod}:{port} ended: {failure}");
             }
         });
     }
 }
 
+fn is_forbidden(failure: &kube::Error) -> bool {
+    matches!(failure, kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) if status.as_u16() == 403)
+}
+
 async fn pass(
     mut client: TcpStream,
-    pods: &Api<Pod>,
-    pod: &str,
+    mut forwarder: Portforwarder,
     port: u16,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut forwarder = pods.portforward(pod, &[port]).await?;
     let mut stream = forwarder.take_stream(port).ok_or("the API server forwards nothing")?;
     tokio::io::copy_bidirectional(&mut client, &mut stream).await?;
     drop(stream);
