@@ -118,7 +118,7 @@ impl Cluster {
 async fn twenty_switches_and_pods_that_go_lose_nothing_on_a_cluster() {
     let Some(cluster) = Cluster::find() else { return };
     let _alone = ONE.lock().await;
-    let warm = ["deploy", &*cluster.image, "--env", "RELEASE_VERSION=2.1.0", "--bake", "0", "--load-for", "1", "--force"];
+    let warm = ["deploy", &*cluster.image, "--env", "RELEASE_VERSION=2.1.0", "--bake", "0", "--skip", "load", "--force"];
     let (code, said) = cluster.rollout(&warm).await;
     assert_eq!(code, Some(0), "{said}");
     let load = Load::start(cluster.entrance, Mix::default()).await;
@@ -218,6 +218,8 @@ async fn a_deploy_that_is_killed_is_gone_on_with_on_a_cluster_and_no_client_noti
     let (code, said) = cluster.rollout(&deploy).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(cluster.live().await, live.other());
+    let (code, said) = cluster.rollout(&["rollback"]).await;
+    assert_eq!(code, Some(0), "{said}");
     // What `kubectl` shows of it: the story on the Service, and that nobody is at it any more.
     let told = cluster.kubectl(&["describe", "service", "mcp-server"]).await;
     for reason in ["RolloutRun", "RolloutSwitched"] {
@@ -225,8 +227,6 @@ async fn a_deploy_that_is_killed_is_gone_on_with_on_a_cluster_and_no_client_noti
     }
     let holder = ["get", "lease", "mcp-server-rollout", "-o", "jsonpath={.spec.holderIdentity}"];
     assert_eq!(cluster.kubectl(&holder).await, "");
-    let (code, said) = cluster.rollout(&["rollback"]).await;
-    assert_eq!(code, Some(0), "{said}");
     load.more(200).await;
     load.stop().await.assert_whole();
 }
