@@ -1,12 +1,14 @@
 //! What a process must know to be one of two colors.
 //!
 //! What it is ([`color`], [`release`]), what it promises its clients ([`contract`]), how it lives and leaves ([`lifecycle`]),
-//! and what it shares with the other color ([`database`], [`storage`]). The rooms keep apart: no SQL in the lifecycle, no HTTP in the storage. Nothing
-//! here reads the environment, opens a listener or installs a global, so blue and green fit in one process.
+//! what it shares with the other color ([`database`], [`storage`]), and how it asks others over HTTP ([`http`]). The rooms keep
+//! apart: no SQL in the lifecycle, no HTTP in the storage. Nothing here reads the environment, opens a listener or installs a
+//! global, so blue and green fit in one process.
 
 pub mod color;
 pub mod contract;
 pub mod database;
+pub mod http;
 pub mod lifecycle;
 pub mod release;
 pub mod storage;

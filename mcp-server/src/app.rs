@@ -6,7 +6,14 @@ mod running;
 mod sharing;
 mod starting;
 
-use std::{collections::HashSet, fmt, io, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt, io,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, extract::Request, response::IntoResponse, routing::Route};
 use bg_runtime::{
@@ -24,6 +31,7 @@ use widgets::Widget;
 pub use self::running::Running;
 use self::{sharing::Sharing, starting::Starting};
 use crate::{
+    authentication::Authenticator,
     config::HttpConfig,
     contract,
     http::{
@@ -105,6 +113,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             logging: false,
             changes: None,
             control: None,
+            is_protected: false,
         };
         Self {
             parts,
@@ -272,7 +281,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     ///
     /// # Errors
     /// Every mistake of the application and its deadlines, in one message; or a port that is taken.
-    pub async fn start(self, config: HttpConfig) -> Result<Running, StartError> {
+    pub async fn start(mut self, config: HttpConfig) -> Result<Running, StartError> {
         let mistakes = self.mistakes(&config);
         if !mistakes.is_empty() {
             return Err(StartError::Mistakes(mistakes));
@@ -296,12 +305,14 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         }
         let control = self.parts.control.clone();
         let sessions = sharing.sessions.clone();
+        let authenticator = Arc::new(authenticator(&config, &self.parts, public.address()));
+        self.parts.is_protected = authenticator.resource().is_some();
         let server =
             Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics, sharing.shared());
         let server = Arc::new(server);
         let request_states = server.request_states.clone();
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
-        let door = Arc::new(Door::new(server, allowed, config.authentication, config.body_limit, sharing.streams.clone()));
+        let door = Arc::new(Door::new(server, allowed, authenticator.clone(), config.body_limit, sharing.streams.clone()));
         let checks = Checks::new(self.checks);
         let doors = Doors {
             release: release.clone(),
@@ -309,6 +320,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             checks: checks.clone(),
             database: self.database.clone(),
             openai_challenge: config.openai_challenge.as_deref().map(Into::into),
+            resource: authenticator.resource().map(|resource| Arc::new(resource.document())),
             sessions,
             telemetry: telemetry.clone(),
             control: control.clone(),
@@ -453,6 +465,19 @@ fn router(doors: Doors, door: Arc<Door>) -> Router {
         async move { door.answer(request).await.map(crate::http::body::Payload::into_body) }
     };
     doors::public(doors).route("/mcp", axum::routing::any(mcp))
+}
+
+/// Who finds out who calls. Reading is what the tools do that change nothing.
+fn authenticator<S>(config: &HttpConfig, parts: &Parts<S>, address: SocketAddr) -> Authenticator {
+    let public = config.public_url.as_ref().map_or_else(|| format!("http://{address}"), ToString::to_string);
+    let scopes = |wanted: &dyn Fn(&Description) -> bool| {
+        let tools = parts.tools.iter().map(|tool| &tool.description).filter(|tool| wanted(tool));
+        let scopes: BTreeSet<_> = tools.flat_map(|tool| tool.scopes.iter().copied()).collect();
+        scopes.into_iter().map(str::to_owned).collect()
+    };
+    let (all, first) = (scopes(&|_| true), scopes(&|tool| tool.annotations.read_only_hint == Some(true)));
+    let title = parts.title.as_deref().unwrap_or(&parts.name);
+    Authenticator::new(&config.authentication, &public, title, all, first)
 }
 
 fn pool(database: &Database) -> Pool {

@@ -32,7 +32,7 @@ use serde::Serialize;
 use uuid::Uuid;
 use widgets::APPOINTMENTS;
 
-pub use self::store::Appointments;
+pub use self::store::{Appointments, ForeignUsers};
 use self::time::{Clock, Period, TimeError, Zones};
 use crate::{
     App, ToolError, answers,
@@ -142,6 +142,9 @@ pub(crate) enum AppointmentError {
     /// More or fewer than an answer may hold.
     #[error("`limit` must be between 1 and {most}")]
     Limit { most: u32 },
+    /// A user who is not the caller.
+    #[error("`userId` is not whoever calls: leave it out")]
+    Foreign,
     /// Nobody's, or somebody else's.
     #[error("there is no such appointment; search_appointments gives the ids of this user's appointments")]
     NotFound,
@@ -158,6 +161,10 @@ pub(crate) enum AppointmentError {
     #[error("that slot is being booked and given back right now; try again")]
     Contended,
 }
+
+/// What a caller's token has to allow, to look and to change.
+const READ: &str = "appointments:read";
+const WRITE: &str = "appointments:write";
 
 const DRAWN_BY: &str = "text/html+skybridge";
 
@@ -341,7 +348,7 @@ fn text<'a>(argument: &'static str, said: &'a str, most: usize) -> Result<&'a st
     Err(AppointmentError::Text { argument, problem })
 }
 
-/// The user of a call.
+/// A user's name.
 fn user(said: &str) -> Result<&str, AppointmentError> {
     text("userId", said, MOST_OF_A_USER)
 }

@@ -78,7 +78,8 @@ pub(crate) fn serve() -> ExitCode {
         tracing::info!("the database is {}", database.place());
         let replica = Replica::new(config.release.color, config.release.version.to_string(), MIGRATIONS);
         let control = Control::new(database.clone(), replica);
-        let state = AppState::new(&database, &control, config.time_zone);
+        let mut state = AppState::new(&database, &control, config.time_zone);
+        state.appointments = state.appointments.foreign_users(config.foreign_users);
         let mut app = appointments::app(config.release, state).database(database).control(control).telemetry(telemetry);
         if !config.migrate {
             app = app.migrated_elsewhere();

@@ -20,7 +20,8 @@ use http::Uri;
 use jiff::tz::TimeZone;
 
 use crate::{
-    authentication::Authentication,
+    appointments::ForeignUsers,
+    authentication::{ALGORITHMS, Authentication, OAuth},
     pins::PinLimits,
     request_state::RequestStateKeys,
     sessions::SessionLimits,
@@ -43,6 +44,8 @@ pub struct Config {
     pub migrate: bool,
     /// The zone of times that say none.
     pub time_zone: TimeZone,
+    /// What is done about a `userId` that is not the caller's own.
+    pub foreign_users: ForeignUsers,
     /// What it says about itself.
     pub telemetry: TelemetryConfig,
     lines: Vec<Line>,
@@ -207,9 +210,18 @@ impl Config {
             reader.problems.push(format!("TIME_ZONE=`{}`: no IANA zone has this name", zone.unwrap_or_default()));
             TimeZone::UTC
         });
+        let foreign_users = reader
+            .value(
+                "FOREIGN_USER_ID",
+                "refuse",
+                "a `userId` that is not whoever proved to call: `refuse` the call, or `ignore` what it says, for models that make names up",
+            )
+            .unwrap_or_default();
         let telemetry = telemetry(&mut reader);
         match (release, reader.problems.is_empty()) {
-            (Some(release), true) => Ok(Self { release, http, database, migrate, time_zone, telemetry, lines: reader.lines }),
+            (Some(release), true) => {
+                Ok(Self { release, http, database, migrate, time_zone, foreign_users, telemetry, lines: reader.lines })
+            }
             _ => Err(ConfigError(reader.problems)),
         }
     }
@@ -264,13 +276,18 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
     let authentication = reader.value::<Authentication>(
         "AUTHENTICATION",
         "",
-        "who may call; `none` lets everybody in, and must be said for any listener but loopback; `header:NAME` believes a header, for development",
+        "who may call; `oauth` those with an access token of OAUTH_ISSUER; `none` lets everybody in, and must be said for any listener but loopback; `header:NAME` believes a header, for development",
     );
+    let authentication = oauth(reader, authentication);
     if !listen.ip().is_loopback() {
         match &authentication {
             Some(Authentication::None) => {}
+            Some(Authentication::OAuth(_)) if public_url.is_none() => reader.problems.push(
+                "AUTHENTICATION=oauth: PUBLIC_URL says for which address tokens are, and is not set".to_owned(),
+            ),
+            Some(Authentication::OAuth(_)) => {}
             None => reader.problems.push(format!(
-                "LISTEN=`{listen}` can be reached from other machines and everybody may call: say AUTHENTICATION=none if that is meant, or listen on 127.0.0.1"
+                "LISTEN=`{listen}` can be reached from other machines and everybody may call: say AUTHENTICATION=oauth, or AUTHENTICATION=none if that is meant, or listen on 127.0.0.1"
             )),
             Some(Authentication::Header(_)) => reader.problems.push(format!(
                 "LISTEN=`{listen}` can be reached from other machines, and anybody can send a header: AUTHENTICATION=header:… is for 127.0.0.1"
@@ -347,6 +364,25 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
     }
 }
 
+/// What is configured of the authorization server. Read in any case, so that `config` shows it and a mistake is one.
+fn oauth(reader: &mut Reader<'_>, said: Option<Authentication>) -> Option<Authentication> {
+    let issuer: Option<String> = reader.value(
+        "OAUTH_ISSUER",
+        "",
+        "the authorization server whose tokens are taken: its https address, as its tokens say it in `iss`",
+    );
+    let audiences = reader.list("OAUTH_AUDIENCE", "what tokens must be for, with commas; PUBLIC_URL with /mcp, unless said");
+    let jwks_url = reader.value("OAUTH_JWKS_URL", "", "where the issuer's keys are, when not where its metadata says");
+    let algorithms: Option<String> =
+        reader.value("OAUTH_ALGORITHMS", ALGORITHMS, "how tokens may be signed; only with a public key");
+    let leeway = reader.seconds("OAUTH_LEEWAY_SECS", 30, "how far the issuer's clock and ours may differ");
+    let Some(Authentication::OAuth(_)) = said else { return said };
+    let words = algorithms.as_deref().unwrap_or(ALGORITHMS).split(',').map(|word| word.trim().to_owned());
+    let oauth = OAuth { issuer: issuer.unwrap_or_default(), audiences, jwks_url, algorithms: words.collect(), leeway };
+    reader.problems.extend(oauth.problems());
+    Some(Authentication::OAuth(oauth))
+}
+
 fn database(reader: &mut Reader<'_>) -> DatabaseConfig {
     let defaults = DatabaseConfig::default();
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
@@ -410,6 +446,18 @@ macro_rules! words {
     };
 }
 
+impl FromStr for ForeignUsers {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "refuse" => Ok(Self::Refuse),
+            "ignore" => Ok(Self::Ignore),
+            _ => Err("it may be `refuse` or `ignore`".to_owned()),
+        }
+    }
+}
+
 words!(Switch, "on" => On, "off" => Off);
 words!(Mode, "direct" => Direct, "transaction" => Transaction);
 
@@ -448,7 +496,7 @@ mod tests {
              - RELEASE_COLOR=`red`: `red` is no color: say blue or green\n  \
              - PORT=`seventy`: invalid digit found in string\n  \
              - PUBLIC_URL=`mcp.example.com`: it must be http:// or https:// with a host\n  \
-             - LISTEN=`0.0.0.0:3000` can be reached from other machines and everybody may call: say AUTHENTICATION=none if that is meant, or listen on 127.0.0.1\n  \
+             - LISTEN=`0.0.0.0:3000` can be reached from other machines and everybody may call: say AUTHENTICATION=oauth, or AUTHENTICATION=none if that is meant, or listen on 127.0.0.1\n  \
              - MIGRATE=`perhaps`: it may be `on` `off`\n  \
              - TIME_ZONE=`Mars/Olympus`: no IANA zone has this name\n  \
              - LOG_FORMAT=`xml`: `xml` is no log format: say human or json"

@@ -96,10 +96,13 @@ pub struct State<T>(pub T);
 #[derive(Clone, Copy, Debug)]
 pub struct Parameters<T>(pub T);
 
-/// Who calls. Until somebody proves otherwise, everybody is anonymous.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// Who calls. Until somebody proves otherwise, everybody is anonymous. Two of the same name are the same, whatever their tokens
+/// allow them.
+#[derive(Clone, Debug, Default)]
 pub struct Principal {
     subject: Option<Arc<str>>,
+    /// What a token allows, separated by spaces. Without one, nothing is limited.
+    scopes: Option<Arc<str>>,
 }
 
 /// The client on the other side, for tools that talk back while they work: progress, logging, sampling, elicitation.
@@ -190,12 +193,27 @@ fn digest(arguments: &str) -> String {
 impl Principal {
     /// Nobody in particular.
     pub const fn anonymous() -> Self {
-        Self { subject: None }
+        Self { subject: None, scopes: None }
     }
 
     /// Who proved to have this name.
     pub fn named(name: impl Into<Arc<str>>) -> Self {
-        Self { subject: Some(name.into()) }
+        Self { subject: Some(name.into()), scopes: None }
+    }
+
+    /// Who proved to have this name by a token that allows this much.
+    pub(crate) fn with_scopes(name: impl Into<Arc<str>>, scopes: impl Into<Arc<str>>) -> Self {
+        Self { subject: Some(name.into()), scopes: Some(scopes.into()) }
+    }
+
+    /// Whether the caller's token allows this scope. Where callers need no token, everybody is allowed everything.
+    pub fn may(&self, scope: &str) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.split_ascii_whitespace().any(|allowed| allowed == scope))
+    }
+
+    /// Whether a token says what the caller may do.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.scopes.is_some()
     }
 
     /// As the database has it: nobody has no name.
@@ -204,12 +222,26 @@ impl Principal {
     }
 
     pub(crate) fn stored(name: &str) -> Self {
-        Self { subject: (!name.is_empty()).then(|| name.into()) }
+        Self { subject: (!name.is_empty()).then(|| name.into()), scopes: None }
     }
 
     /// The name a proof gave, if there was one.
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()
+    }
+}
+
+impl PartialEq for Principal {
+    fn eq(&self, other: &Self) -> bool {
+        self.subject == other.subject
+    }
+}
+
+impl Eq for Principal {}
+
+impl std::hash::Hash for Principal {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.subject.hash(state);
     }
 }
 

@@ -99,6 +99,8 @@ pub(crate) struct Route {
     /// Whether it does no harm for a call with a key.
     pub(crate) acts_once: bool,
     pub(crate) takes_handle: bool,
+    /// What a caller's token has to allow.
+    pub(crate) scopes: Vec<String>,
     pub(crate) pinning: Pinning,
     pub(crate) reaches: Option<&'static str>,
     pub(crate) run: Runner,
@@ -140,6 +142,8 @@ pub(crate) struct Parts<S> {
     pub(crate) logging: bool,
     pub(crate) changes: Option<Changes>,
     pub(crate) control: Option<Control>,
+    /// Whether callers need a token.
+    pub(crate) is_protected: bool,
 }
 
 impl Server {
@@ -154,7 +158,8 @@ impl Server {
         let config = config(&parts);
         let mut descriptions: Vec<&Description> = parts.tools.iter().map(|tool| &tool.description).collect();
         descriptions.sort_by(|a, b| a.name.cmp(&b.name));
-        let tools: Vec<_> = descriptions.into_iter().map(Description::to_tool).collect();
+        let describe = if parts.is_protected { Description::to_protected_tool } else { Description::to_tool };
+        let tools: Vec<_> = descriptions.into_iter().map(describe).collect();
         let encoded = Encoded::new(&config, &tools);
         let operations = Operations {
             initialize: metrics.operation("initialize", None),
@@ -177,6 +182,7 @@ impl Server {
                     is_repeatable: tool.description.is_repeatable(),
                     acts_once: tool.description.acts_once,
                     takes_handle: tool.description.takes_handle(),
+                    scopes: tool.description.scopes.iter().map(|scope| (*scope).to_owned()).collect(),
                     pinning: tool.description.pinning,
                     reaches: tool.description.reaches,
                     run: Box::new(move |call, writer| run.run(call, &state, writer)),

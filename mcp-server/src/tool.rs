@@ -48,6 +48,8 @@ pub struct Description {
     pub(crate) needs_peer: bool,
     /// Whether the same call made again does nothing more; see [`Once`](crate::answers::Once).
     pub(crate) acts_once: bool,
+    /// What a caller's token has to allow.
+    pub(crate) scopes: Vec<&'static str>,
     /// When a conversation that it was called in may move to another build.
     pub(crate) pinning: Pinning,
     /// The boundary that a call of it reaches.
@@ -154,6 +156,7 @@ impl<S> Tool<S> {
             meta: JsonObject::new(),
             needs_peer: false,
             acts_once: false,
+            scopes: Vec::new(),
             pinning: Pinning::Auto,
             reaches: None,
             drawn_by: None,
@@ -228,6 +231,14 @@ impl<S> Tool<S> {
         self
     }
 
+    /// What a caller's token has to allow (OAuth scopes): all of them. A caller who may do less is told what to ask the
+    /// authorization server for, and the tool does not run. Where no tokens are asked for, nobody is held to it.
+    #[must_use]
+    pub fn scopes(mut self, scopes: &[&'static str]) -> Self {
+        self.description.scopes = scopes.to_vec();
+        self
+    }
+
     /// Replaces the input schema, for what a Rust type cannot say.
     #[must_use]
     pub fn input_schema(mut self, schema: JsonObject) -> Self {
@@ -265,6 +276,14 @@ impl<S> fmt::Debug for Tool<S> {
 // === impl Description ===
 
 impl Description {
+    /// The tool as `tools/list` shows it where tokens are asked for.
+    pub(crate) fn to_protected_tool(&self) -> rmcp::model::Tool {
+        let mut tool = self.to_tool();
+        let meta = tool.meta.get_or_insert_default();
+        meta.0.insert("securitySchemes".to_owned(), serde_json::json!([{ "type": "oauth2", "scopes": self.scopes }]));
+        tool
+    }
+
     /// The tool as `tools/list` shows it.
     pub(crate) fn to_tool(&self) -> rmcp::model::Tool {
         let mut tool =
@@ -314,6 +333,11 @@ impl Description {
         }
         if self.input.get("type").and_then(|kind| kind.as_str()) != Some("object") {
             problems.push("its parameters are not an object: use a struct".to_owned());
+        }
+        let is_scope =
+            |scope: &&str| !scope.is_empty() && scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
+        if !self.scopes.iter().all(is_scope) {
+            problems.push("a scope is visible ASCII without spaces, quotes and backslashes (RFC 6749, 3.3)".to_owned());
         }
         let (name, function) = (self.name.clone(), self.function);
         problems.into_iter().map(move |problem| format!("tool `{name}` ({function}): {problem}"))

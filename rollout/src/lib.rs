@@ -16,7 +16,6 @@ pub mod driver;
 pub mod execute;
 pub mod front;
 pub mod gate;
-pub mod http;
 pub mod journal;
 pub mod local;
 pub mod metrics;
@@ -24,6 +23,8 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod share;
+
+pub use bg_runtime::http;
 
 /// An error and what it is because of, in one line.
 #[must_use]

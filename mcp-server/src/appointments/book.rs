@@ -9,26 +9,26 @@ use uuid::Uuid;
 use widgets::APPOINTMENTS;
 
 use super::{
-    AppState, Appointment, AppointmentError, Appointments, Changed, Drawn,
+    AppState, Appointment, AppointmentError, Appointments, Changed, Drawn, WRITE,
     memory::{self, Memory},
     store::{Booked, Booking},
     text,
     time::{self, Period, TimeError},
-    user, words,
+    words,
 };
 use crate::{
     Reply, Tool,
     answers::{Begun, Once},
     conversation::Conversation,
-    extract::{Parameters, State},
+    extract::{Parameters, Principal, State},
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct BookAppointment {
-    /// For whom.
+    /// For whom. Left out, it is whoever calls.
     #[schemars(length(min = 1, max = 200))]
-    user_id: String,
+    user_id: Option<String>,
     /// What the appointment is about.
     #[schemars(length(min = 1, max = 200))]
     title: String,
@@ -60,10 +60,12 @@ pub(super) fn tool() -> Tool<AppState> {
              that time. Settle title, date, time and time zone with the user first.",
         )
         .additive()
+        .scopes(&[WRITE])
 }
 
 async fn book_appointment(
     State(appointments): State<Appointments>,
+    caller: Principal,
     Parameters(wish): Parameters<BookAppointment>,
     conversation: Option<Conversation<Memory>>,
     once: Once,
@@ -77,7 +79,7 @@ async fn book_appointment(
     };
     let booking = Booking {
         id: Uuid::new_v4(),
-        user_id: user(&wish.user_id)?,
+        user_id: appointments.owner(&caller, wish.user_id.as_deref())?,
         title: text("title", &wish.title, 200)?,
         period,
         time_zone: time::zone_name(&zone),

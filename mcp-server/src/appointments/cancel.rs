@@ -5,22 +5,21 @@ use serde::Deserialize;
 use widgets::APPOINTMENTS;
 
 use super::{
-    AppState, AppointmentError, Appointments, Changed, Drawn,
+    AppState, AppointmentError, Appointments, Changed, Drawn, WRITE,
     book::changed,
     store::{Cancelled, id},
-    user,
 };
 use crate::{
     Reply, Tool,
-    extract::{Parameters, State},
+    extract::{Parameters, Principal, State},
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct CancelAppointment {
-    /// Whose appointment.
+    /// Whose appointment. Left out, it is the one's who calls.
     #[schemars(length(min = 1, max = 200))]
-    user_id: String,
+    user_id: Option<String>,
     /// The id that search_appointments or book_appointment gave.
     appointment_id: String,
 }
@@ -35,13 +34,15 @@ pub(super) fn tool() -> Tool<AppState> {
              anew. Appointments imported from a calendar are cancelled there, not here.",
         )
         .destructive()
+        .scopes(&[WRITE])
 }
 
 async fn cancel_appointment(
     State(appointments): State<Appointments>,
+    caller: Principal,
     Parameters(wish): Parameters<CancelAppointment>,
 ) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
-    Ok(match appointments.cancel(user(&wish.user_id)?, id(&wish.appointment_id)?).await? {
+    Ok(match appointments.cancel(appointments.owner(&caller, wish.user_id.as_deref())?, id(&wish.appointment_id)?).await? {
         Cancelled::Now(appointment) => changed("Cancelled: ", appointment),
         Cancelled::Before(appointment) => changed("It was cancelled already: ", appointment),
     })

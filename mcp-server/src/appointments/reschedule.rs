@@ -7,23 +7,22 @@ use serde::Deserialize;
 use widgets::APPOINTMENTS;
 
 use super::{
-    AppState, AppointmentError, Appointments, Changed, Drawn,
+    AppState, AppointmentError, Appointments, Changed, Drawn, WRITE,
     book::changed,
     store::{Move, id},
     time::{self, Period, TimeError},
-    user,
 };
 use crate::{
     Reply, Tool,
-    extract::{Parameters, State},
+    extract::{Parameters, Principal, State},
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct RescheduleAppointment {
-    /// Whose appointment.
+    /// Whose appointment. Left out, it is the one's who calls.
     #[schemars(length(min = 1, max = 200))]
-    user_id: String,
+    user_id: Option<String>,
     /// The id that search_appointments or book_appointment gave.
     appointment_id: String,
     /// When it begins now: with an offset (2026-12-25T09:00:00+01:00) or meant in timeZone (2026-12-25T09:00).
@@ -47,13 +46,15 @@ pub(super) fn tool() -> Tool<AppState> {
              the appointment then stays where it was. Appointments imported from a calendar are moved there, not here.",
         )
         .destructive()
+        .scopes(&[WRITE])
 }
 
 async fn reschedule_appointment(
     State(appointments): State<Appointments>,
+    caller: Principal,
     Parameters(wish): Parameters<RescheduleAppointment>,
 ) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
-    let user_id = user(&wish.user_id)?;
+    let user_id = appointments.owner(&caller, wish.user_id.as_deref())?;
     let id = id(&wish.appointment_id)?;
     // Read first, because a clock time without a zone is meant in the appointment's own.
     let before = appointments.changeable(user_id, id).await?;

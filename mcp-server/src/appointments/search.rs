@@ -12,25 +12,25 @@ use uuid::Uuid;
 use widgets::APPOINTMENTS;
 
 use super::{
-    AppState, Appointment, AppointmentError, Appointments, Drawn,
+    AppState, Appointment, AppointmentError, Appointments, Drawn, READ,
     memory::{self, Memory},
     push_line,
     store::Span,
     time::{self, Bound, Stamp, TimeError},
-    user, words,
+    words,
 };
 use crate::{
     Reply, Tool,
     conversation::Conversation,
-    extract::{Parameters, State},
+    extract::{Parameters, Principal, State},
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct SearchAppointments {
-    /// Whose appointments.
+    /// Whose appointments. Left out, it is whoever calls.
     #[schemars(length(min = 1, max = 200))]
-    user_id: String,
+    user_id: Option<String>,
     /// Only appointments that are not over by then. A date (2026-12-25: from its first moment) or a date-time, with an offset
     /// (2026-12-25T09:00:00+01:00) or meant in timeZone (2026-12-25T09:00).
     start_date: Option<String>,
@@ -93,10 +93,12 @@ pub(super) fn tool() -> Tool<AppState> {
              their status and take no time.",
         )
         .read_only()
+        .scopes(&[READ])
 }
 
 async fn search_appointments(
     State(appointments): State<Appointments>,
+    caller: Principal,
     Parameters(search): Parameters<SearchAppointments>,
     conversation: Option<Conversation<Memory>>,
 ) -> Result<Reply<Drawn<Found>>, AppointmentError> {
@@ -104,7 +106,7 @@ async fn search_appointments(
     if !(1..=MOST).contains(&limit) {
         return Err(AppointmentError::Limit { most: MOST });
     }
-    let user_id = user(&search.user_id)?;
+    let user_id = appointments.owner(&caller, search.user_id.as_deref())?;
     let after = search.cursor.as_deref().map(|cursor| Cursor::read(cursor).ok_or(AppointmentError::Cursor)).transpose()?;
     let find = async |zone: &TimeZone| {
         let (starts_at, ends_at) = search.range(zone)?;

@@ -13,13 +13,26 @@ use super::{
     Appointment, AppointmentError,
     search::Cursor,
     time::{Period, Stamp, Zones},
+    user,
 };
+use crate::extract::Principal;
 
 /// Everybody's appointments. Cheap to clone.
 #[derive(Clone)]
 pub struct Appointments {
     pub(super) database: Database,
     default_zone: TimeZone,
+    foreign: ForeignUsers,
+}
+
+/// What is done about a call that names another user than the one who proved to call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForeignUsers {
+    /// It is refused, and says so.
+    #[default]
+    Refuse,
+    /// It is about the caller's own appointments all the same, for models that make names up.
+    Ignore,
 }
 
 /// What to look for.
@@ -141,7 +154,25 @@ impl Appointments {
     /// The appointments in a database that has the schema of [`MIGRATIONS`](super::MIGRATIONS). Times that name no zone are
     /// meant in `default_zone`, which has an IANA name.
     pub fn new(database: Database, default_zone: TimeZone) -> Self {
-        Self { database, default_zone }
+        Self { database, default_zone, foreign: ForeignUsers::Refuse }
+    }
+
+    /// With this done about a `userId` that is not the caller's own.
+    #[must_use]
+    pub fn foreign_users(self, foreign: ForeignUsers) -> Self {
+        Self { foreign, ..self }
+    }
+
+    /// Whose appointments a call is about: whoever proved to be somebody has their own, and no others.
+    pub(super) fn owner<'a>(&self, caller: &'a Principal, said: Option<&'a str>) -> Result<&'a str, AppointmentError> {
+        match (caller.subject(), said) {
+            (None, Some(said)) => user(said),
+            (None, None) => {
+                Err(AppointmentError::Text { argument: "userId", problem: "is needed: nobody proved who calls".into() })
+            }
+            (Some(own), Some(said)) if own != said && self.foreign == ForeignUsers::Refuse => Err(AppointmentError::Foreign),
+            (Some(own), _) => user(own),
+        }
     }
 
     pub(super) fn default_zone(&self) -> &TimeZone {

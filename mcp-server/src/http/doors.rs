@@ -17,6 +17,7 @@ use bg_runtime::{
 use serde_json::{Value, json};
 
 use crate::{
+    authentication::METADATA,
     drainage::Drainage,
     http::widget_test,
     sessions::Sessions,
@@ -34,6 +35,8 @@ pub(crate) struct Doors {
     pub(crate) checks: Checks,
     pub(crate) database: Option<Database>,
     pub(crate) openai_challenge: Option<Arc<str>>,
+    /// What this server is to an authorization server (RFC 9728).
+    pub(crate) resource: Option<Arc<Value>>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) telemetry: Telemetry,
     pub(crate) control: Option<Control>,
@@ -47,7 +50,10 @@ pub(crate) fn public(doors: Doors) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/health/database", get(database))
-        .route("/.well-known/openai-apps-challenge", get(challenge));
+        .route("/.well-known/openai-apps-challenge", get(challenge))
+        // Clients look in both places (RFC 9728, 3.1; MCP, protected resource metadata discovery).
+        .route(METADATA, get(resource))
+        .route(&format!("{METADATA}/mcp"), get(resource));
     if doors.has_widgets {
         router = router.route("/widget-test", get(widget_test::page)).route("/widget-test/frame", get(widget_test::frame));
     }
@@ -137,6 +143,14 @@ async fn database(State(doors): State<Doors>) -> Response {
 async fn challenge(State(doors): State<Doors>) -> Response {
     match doors.openai_challenge {
         Some(token) => token.to_string().into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// Whose tokens are taken, for whoever comes without one. A client in a browser reads it too.
+async fn resource(State(doors): State<Doors>) -> Response {
+    match doors.resource {
+        Some(resource) => ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(resource)).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

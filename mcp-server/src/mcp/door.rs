@@ -24,7 +24,7 @@ use super::{
     served::Served,
 };
 use crate::{
-    authentication::Authentication,
+    authentication::{Authenticator, header_value},
     conversation::Named,
     extract::Principal,
     http::{
@@ -48,7 +48,7 @@ const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 pub(crate) struct Door {
     server: Arc<Server>,
     allowed: Arc<Allowed>,
-    authentication: Authentication,
+    authenticator: Arc<Authenticator>,
     body_limit: usize,
     served: Arc<Served>,
     /// Where conversations stay on a build.
@@ -62,7 +62,7 @@ impl Door {
     pub(crate) fn new(
         server: Arc<Server>,
         allowed: Arc<Allowed>,
-        authentication: Authentication,
+        authenticator: Arc<Authenticator>,
         body_limit: usize,
         streams: Option<Arc<Streams>>,
     ) -> Self {
@@ -83,7 +83,7 @@ impl Door {
             without_sessions: StreamableHttpService::new(without, Arc::default(), stateless),
             server,
             allowed,
-            authentication,
+            authenticator,
             body_limit,
         }
     }
@@ -111,7 +111,19 @@ impl Door {
             let words = "this message was handed on to another process than this one";
             return json(StatusCode::MISDIRECTED_REQUEST, error(None, envelope::INVALID_REQUEST, words));
         }
-        let principal = self.authentication.principal(&parts.headers);
+        // A browser asks what it may send before it sends a token.
+        let principal = match self.authenticator.principal(&parts.headers).await {
+            Ok(principal) => principal,
+            Err(_) if parts.method == Method::OPTIONS => Principal::anonymous(),
+            Err(denied) => {
+                let resource = self.authenticator.resource().expect("only who wants tokens denies");
+                let mut answer = resource.deny(denied);
+                if let Some(origin) = origin {
+                    crate::http::origin::share(answer.headers_mut(), origin);
+                }
+                return answer;
+            }
+        };
         let mut answer = match parts.method {
             Method::POST => self.post(parts, &principal, body).await,
             Method::GET | Method::DELETE => self.stream_or_end(parts, &principal).await,
@@ -176,6 +188,9 @@ impl Door {
             Ok(envelope) => envelope,
             Err(malformed) => return json(StatusCode::BAD_REQUEST, error(None, malformed.code, &malformed.message)),
         };
+        if let Some(refusal) = self.beyond(&parts.headers, principal, &envelope) {
+            return refusal;
+        }
         if let Some(answer) = self.pinned(&parts, principal, &body, &envelope).await {
             return answer;
         }
@@ -192,6 +207,37 @@ impl Door {
             }
             Lean::Elsewhere => self.elsewhere(parts, principal, &body, &envelope).await,
         }
+    }
+
+    /// The answer to a call that the caller's token does not allow: what to ask for, as clients of the protocol read it from the
+    /// status and its header (MCP, scope challenge handling), and ChatGPT from the result's `_meta`.
+    fn beyond(&self, headers: &HeaderMap, principal: &Principal, envelope: &Envelope<'_>) -> Option<Answer> {
+        if !principal.is_limited() || envelope.method.as_deref() != Some("tools/call") {
+            return None;
+        }
+        let resource = self.authenticator.resource()?;
+        let params: lean::Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+        let route = self.server.routes.get(params.name.as_deref()?)?;
+        let missing = route.scopes.iter().find(|scope| !principal.may(scope))?;
+        let words = format!("this needs the scope {missing}, which the access token does not have");
+        // All that the tool needs: who asks for the one that is missing alone would lose the others.
+        let challenge = resource.challenge(&route.scopes, Some(("insufficient_scope", &words)));
+        let mut result = serde_json::json!({
+            "content": [{ "type": "text", "text": words }],
+            "isError": true,
+            "_meta": { "mcp/www_authenticate": [challenge] },
+        });
+        if is_stateless(headers) {
+            result["resultType"] = "complete".into();
+        }
+        let id = envelope.id.map_or("null", RawValue::get);
+        let body = envelope::result(id, &Bytes::from(result.to_string()));
+        // ChatGPT reads results and not refusals of calls.
+        let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        let status = if agent.starts_with("openai-mcp") { StatusCode::OK } else { StatusCode::FORBIDDEN };
+        let mut answer = json(status, body);
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, header_value(&challenge));
+        Some(answer)
     }
 
     /// The answer to a call whose conversation stays on another build: that build gives it.

@@ -1,4 +1,4 @@
-//! Asking others over HTTP: replicas, the local platform, Prometheus, a webhook. Every question has a deadline, and no answer
+//! Asking others over HTTP: replicas, an authorization server, Prometheus, a webhook. Every question has a deadline, and no answer
 //! is read past a limit.
 
 use std::time::Duration;
