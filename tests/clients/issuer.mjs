@@ -26,6 +26,9 @@ const SCOPES = ["appointments:read", "appointments:write"];
 const { values } = parseArgs({
   options: { "token-seconds": { type: "string", default: "300" }, port: { type: "string", default: "0" } },
 });
+// oidc-provider says on stdout what else one could configure, where nobody but a test reads.
+console.info = console.error;
+
 const cookies = [randomUUID()];
 const asked = { metadata: 0, keys: 0 };
 const keys = { current: key(), withdrawn: null, stranger: key() };
