@@ -78,6 +78,11 @@ fn wrong_heads() -> Vec<(&'static str, &'static str, Value, &'static str)> {
     ]
 }
 
+/// How often the issuer may have been asked since then: when the first token came, and once in half a minute.
+fn most(begun: Instant) -> u64 {
+    1 + begun.elapsed().as_secs() / 30
+}
+
 /// The token is refused with these words, and with where to get another.
 async fn is_refused(server: &Server, what: &str, token: &str, words: &str) {
     let answer = send(server, PING, &bearer(token)).await;
@@ -94,7 +99,7 @@ async fn is_refused(server: &Server, what: &str, token: &str, words: &str) {
 async fn only_a_right_token_of_the_issuer_is_one() {
     let issuer = Issuer::start(&[]).await;
     let server = example("slow", &issuer, &[]).await;
-    let now = Instant::now();
+    let begun = Instant::now();
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let aud = json!({ "aud": RESOURCE });
     for (what, claims, words) in wrong_claims(&issuer.url(), seconds) {
@@ -121,14 +126,13 @@ async fn only_a_right_token_of_the_issuer_is_one() {
     for token in [ada, bob] {
         assert_eq!(send(&server, PING, &bearer(&token)).await.status, 200);
     }
-    assert!(now.elapsed() < Duration::from_secs(25), "the issuer may have been asked again: it says nothing");
-    assert_eq!(issuer.asked_for_keys().await, 1, "nothing of that made us ask again");
+    assert!(issuer.asked_for_keys().await <= most(begun), "that made us ask again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_comes_once_and_in_its_header() {
     let issuer = Issuer::start(&[]).await;
-    let server = example("slow", &issuer, &[]).await;
+    let server = example("slow", &issuer, &[("LOG", "trace")]).await;
     let good = of(&issuer, "ada").await;
     let token = good.trim().trim_start_matches("authorization: Bearer ");
     let build = super::header(&send(&server, PING, &good).await, "release-build").to_owned();
@@ -183,13 +187,17 @@ async fn a_token_comes_once_and_in_its_header() {
         assert_eq!(answer.status, 401, "{what} without a token: {}", answer.body);
         assert!(!answer.head.contains("mcp-session-id"), "{what}");
     }
+    // And it is written nowhere, whatever it was tried with.
+    for part in token.split('.') {
+        assert!(!server.stderr().contains(part), "a token is in the log");
+    }
 }
 
 /// It takes half a minute: so long the issuer is left alone, whatever tokens name.
 #[tokio::test(flavor = "multi_thread")]
 async fn made_up_keys_ask_the_issuer_nothing_and_a_withdrawn_key_opens_nothing() {
     let issuer = Issuer::start(&[]).await;
-    let server = example("slow", &issuer, &[]).await;
+    let (server, started) = (example("slow", &issuer, &[]).await, Instant::now());
     let old = of(&issuer, "ada").await;
     assert_eq!(send(&server, PING, &old).await.status, 200);
     let storm = async |turn: usize| {
@@ -202,7 +210,7 @@ async fn made_up_keys_ask_the_issuer_nothing_and_a_withdrawn_key_opens_nothing()
         }
     };
     join_all((0..20).map(storm)).await;
-    assert_eq!(issuer.asked_for_keys().await, 1, "200 made-up keys are no reason to ask");
+    assert!(issuer.asked_for_keys().await <= most(started), "200 made-up keys are no reason to ask");
 
     issuer.rotate().await;
     let (new, begun) = (of(&issuer, "ada").await, Instant::now());
@@ -210,7 +218,7 @@ async fn made_up_keys_ask_the_issuer_nothing_and_a_withdrawn_key_opens_nothing()
         assert!(begun.elapsed() < LONG, "the new key is never asked for:\n{}", server.stderr());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(issuer.asked_for_keys().await, 2, "once in half a minute");
+    assert!(issuer.asked_for_keys().await <= most(started), "once in half a minute");
     // It was good a moment ago, and was believed.
     let answer = send(&server, PING, &old).await;
     assert_eq!(answer.status, 401, "the key was withdrawn: {}", answer.body);
