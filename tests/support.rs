@@ -2,6 +2,8 @@
 
 #[path = "support/chaos.rs"]
 pub mod chaos;
+#[path = "support/command.rs"]
+pub mod command;
 #[path = "support/front.rs"]
 pub mod front;
 #[path = "support/http.rs"]
