@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: real processes, and real clients to speak to them.
 
+#[path = "support/aws.rs"]
+pub mod aws;
 #[path = "support/chaos.rs"]
 pub mod chaos;
 #[path = "support/command.rs"]
