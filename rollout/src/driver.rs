@@ -3,6 +3,7 @@
 //! What must stay true: a driver acts and looks, and decides nothing. Whatever moves traffic carries the epoch of the lease
 //! under which it was decided, so that a rollout that lost its lease moves nothing.
 
+pub mod ecs;
 pub mod kubernetes;
 pub mod local;
 
