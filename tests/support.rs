@@ -1,7 +1,11 @@
 //! What the end-to-end tests share: real processes, and real clients to speak to them.
 
+#[path = "support/aws.rs"]
+pub mod aws;
 #[path = "support/chaos.rs"]
 pub mod chaos;
+#[path = "support/command.rs"]
+pub mod command;
 #[path = "support/front.rs"]
 pub mod front;
 #[path = "support/http.rs"]

@@ -3,6 +3,7 @@
 //! What must stay true: a driver acts and looks, and decides nothing. Whatever moves traffic carries the epoch of the lease
 //! under which it was decided, so that a rollout that lost its lease moves nothing.
 
+pub mod ecs;
 pub mod kubernetes;
 pub mod local;
 
@@ -47,6 +48,8 @@ impl Image {
 const AWAY_FOR: Duration = Duration::from_secs(30);
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How long a color may take to stop, where nothing else is known.
+const STOPPED_WITHIN: Duration = Duration::from_secs(90);
 /// Stands before a digest.
 const DIGEST: &str = "sha256:";
 
@@ -145,6 +148,11 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Gives it up.
     async fn unlock(&self) {}
 
+    /// How long a color may take to stop.
+    fn stopped_within(&self) -> Duration {
+        STOPPED_WITHIN
+    }
+
     /// Looks.
     async fn observe(&self) -> Result<Observation, DriverError>;
 
@@ -159,6 +167,12 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// Lets this many of a hundred requests go to green. When it returns, no new request goes elsewhere.
     async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError>;
+
+    /// Keeps the platform itself from taking a color's replicas away, for a while: it is said again and again as long as
+    /// something holds on to them. Where a platform never does that, nothing is to be done.
+    async fn hold(&self, _color: Color, _epoch: i64) -> Result<(), DriverError> {
+        Ok(())
+    }
 
     /// Runs the image once with these arguments, to its end, or to the end of its time.
     async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError>;
