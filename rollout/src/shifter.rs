@@ -377,6 +377,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_later_rollout_that_has_not_moved_anything_yet_is_not_got_in_the_way_of() {
+        let double = Double::start().await;
+        on(&double, "DescribeTargetHealth", 2, |state| {
+            state.tags.insert("rollout.mcp/epoch".to_owned(), "9".to_owned());
+            unwell(state, Color::Green);
+        });
+        assert!(ask(&double, json!({}), "1").await.unwrap_err().starts_with("Somebody else moved the traffic"));
+        assert_eq!((weights(&double), moves(&double)), (vec![0, 100], 1));
+    }
+
+    #[tokio::test]
+    async fn what_was_decided_before_somebody_else_acted_is_not_done() {
+        let double = Double::start().await;
+        on(&double, "DescribeTargetHealth", 1, |state| {
+            state.tags.insert("rollout.mcp/epoch".to_owned(), "1".to_owned());
+        });
+        let refused = ask(&double, json!({}), "1").await.unwrap_err();
+        assert_eq!(refused, "somebody else acted meanwhile (epoch 1, it was 0)");
+        assert_eq!(moves(&double), 0);
+    }
+
+    #[tokio::test]
     async fn weights_that_somebody_set_while_a_move_is_watched_are_let_be() {
         let double = Double::start().await;
         on(&double, "DescribeTargetHealth", 2, |state| {
@@ -386,6 +408,7 @@ mod tests {
         assert!(ask(&double, json!({}), "1").await.unwrap_err().starts_with("Somebody else moved the traffic"));
         assert_eq!(weights(&double), [50, 50]);
         double.state().weigh(100, 0);
+        double.state().targets.insert(group(Color::Green), vec![(3001, "healthy")]);
         assert!(ask(&double, json!({}), "1").await.is_err(), "gone back to by hand, it is not moved again");
         assert_eq!(weights(&double), [100, 0]);
     }
