@@ -24,6 +24,7 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod share;
+pub mod shifter;
 
 /// An error and what it is because of, in one line.
 #[must_use]

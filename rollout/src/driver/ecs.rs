@@ -20,13 +20,15 @@ use std::{
 };
 
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_codepipeline::types::{FailureDetails, FailureType};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bg_runtime::Color;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
+pub(crate) use self::balancer::Notes;
 use self::{
-    balancer::{Balancer, Groups, Rule, Target},
+    balancer::{ANSWERED, Balancer, Groups, Rule, Target, Turn},
     scaling::Scaling,
     tasks::{Services, Tasks},
 };
@@ -52,6 +54,7 @@ pub struct EcsDriver {
     balancer: Balancer,
     tasks: Tasks,
     scaling: Scaling,
+    pipelines: aws_sdk_codepipeline::Client,
     entrance: String,
     /// The port of operators, of every task.
     operations: u16,
@@ -91,6 +94,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(600);
 const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest that a pipeline is told of a failure.
+const MOST_WORDS: usize = 1000;
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -120,6 +125,7 @@ impl EcsDriver {
             balancer: Balancer::new(config, &rule),
             tasks: Tasks::new(config, &cluster, &app),
             scaling: Scaling::new(config, &cluster, &app),
+            pipelines: aws_sdk_codepipeline::Client::new(config),
             entrance: entrance.trim_end_matches('/').to_owned(),
             operations: OPERATIONS,
             http,
@@ -193,6 +199,16 @@ impl EcsDriver {
         self.scaling.suspend(color, true).await
     }
 
+    async fn go(&self, green_percent: u8, turn: Turn<'_>) -> Result<(), DriverError> {
+        let groups = self.tasks.services().await?.groups()?;
+        let shifted = self.balancer.shift(&groups, green_percent, turn).await;
+        self.changed().await;
+        shifted?;
+        let follow = |color: Color| self.follow(color, share::of(color, green_percent));
+        tokio::join!(follow(Color::Blue), follow(Color::Green));
+        Ok(())
+    }
+
     /// What follows from where the traffic goes. It is there already, so that nothing of this holds anybody up.
     async fn follow(&self, color: Color, share: u8) {
         let (has_traffic, kept_for) = (share > 0, (share == 0).then_some(KEPT_FOR));
@@ -203,6 +219,54 @@ impl EcsDriver {
         if let Err(failure) = scaled {
             tracing::warn!("the scaling of {color} is as before: {}", crate::chain(&failure));
         }
+    }
+}
+
+/// What is asked by who has neither a lease nor a journal: see [`crate::shifter`].
+impl EcsDriver {
+    /// Where the traffic goes, and what is remembered.
+    pub(crate) async fn traffic(&self) -> Result<(u8, Notes), DriverError> {
+        let (rule, services) = tokio::join!(self.balancer.look(), self.tasks.services());
+        let rule = rule?;
+        Ok((rule.weights(&services?.groups()?)?.green_percent(), rule.notes))
+    }
+
+    /// How many targets a color has that get requests, and how many that are not on their way out.
+    pub(crate) async fn health(&self, color: Color) -> Result<(usize, usize), DriverError> {
+        let groups = self.tasks.services().await?.groups()?;
+        Ok(counted(&self.balancer.targets(groups.of(color)).await?))
+    }
+
+    /// The same of the target group of one revision of a service, and who they are.
+    pub(crate) async fn revision(&self, revision: &str) -> Result<((usize, usize), Vec<Replica>), DriverError> {
+        let targets = self.balancer.targets(&self.tasks.group_of(revision).await?).await?;
+        let side = Side { image: None, wanted: 0, targets, old: HashSet::new(), trouble: None };
+        Ok((counted(&side.targets), self.slot(&side).await.replicas))
+    }
+
+    /// Moves the traffic, when nobody has acted since `after`, and remembers the answer with it.
+    pub(crate) async fn answer_and_move(&self, green_percent: u8, after: i64, answer: &str) -> Result<(), DriverError> {
+        let more = [(ANSWERED, answer.to_owned())];
+        self.go(green_percent, Turn { epoch: after + 1, after: Some(after), more: &more }).await
+    }
+
+    /// Remembers an answer.
+    pub(crate) async fn answer(&self, answer: &str) -> Result<(), DriverError> {
+        self.balancer.write(&[(ANSWERED, answer.to_owned())]).await
+    }
+
+    /// Tells a pipeline how its job ended.
+    pub(crate) async fn end_job(&self, id: &str, ended: Result<(), &str>) -> Result<(), DriverError> {
+        match ended {
+            Ok(()) => drop(self.pipelines.put_job_success_result().job_id(id).send().await?),
+            Err(words) => {
+                let words: String = words.chars().take(MOST_WORDS).collect();
+                let failed = FailureDetails::builder().r#type(FailureType::JobFailed).message(words).build();
+                let failed = failed.map_err(|source| DriverError::Away(": a failure is not one", Box::new(source)))?;
+                drop(self.pipelines.put_job_failure_result().job_id(id).failure_details(failed).send().await?);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -259,13 +323,7 @@ impl Driver for EcsDriver {
     }
 
     async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError> {
-        let groups = self.tasks.services().await?.groups()?;
-        let shifted = self.balancer.shift(&groups, green_percent, epoch, &[]).await;
-        self.changed().await;
-        shifted?;
-        let follow = |color: Color| self.follow(color, share::of(color, green_percent));
-        tokio::join!(follow(Color::Blue), follow(Color::Green));
-        Ok(())
+        self.go(green_percent, Turn { epoch, after: None, more: &[] }).await
     }
 
     async fn hold(&self, color: Color, epoch: i64) -> Result<(), DriverError> {
@@ -302,6 +360,12 @@ impl Side {
             leaving: target.is_leaving() || self.old.contains(&target.ip),
         }
     }
+}
+
+/// How many get requests, of those that are not on their way out.
+fn counted(targets: &[Target]) -> (usize, usize) {
+    let staying = targets.iter().filter(|target| !target.is_leaving());
+    (targets.iter().filter(|target| target.is_healthy()).count(), staying.count())
 }
 
 /// The way to AWS: over the TLS that everything here speaks, and patient with an account that asks too often.

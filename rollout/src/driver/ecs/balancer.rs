@@ -5,7 +5,7 @@
 //! moving: a call that is under way then is done, although a later rollout has been heard of. Whoever made it is refused
 //! afterwards, and the later one moves again when it reads what it did not set. The lease is the lock; this is the fence.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_elasticloadbalancingv2::{
@@ -34,6 +34,7 @@ pub(super) struct Rule {
     forwards: Vec<(String, i32)>,
     /// Whether a client is kept on the target group that it met first, whatever the weights say.
     sticky: bool,
+    tags: BTreeMap<String, String>,
     pub(super) notes: Notes,
 }
 
@@ -54,6 +55,16 @@ pub(crate) struct Notes {
 
 /// One thing to remember.
 pub(super) type Note = (&'static str, String);
+
+/// Who moves the traffic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn<'a> {
+    pub(super) epoch: i64,
+    /// The epoch that was seen when this was decided, if it is to be made only while nobody has acted since.
+    pub(super) after: Option<i64>,
+    /// What is remembered beside the rest.
+    pub(super) more: &'a [Note],
+}
 
 /// Whose target group is whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,8 +115,8 @@ impl Balancer {
             return Err(DriverError::Refused(format!("there is no rule {}: see --rule", self.rule)));
         };
         let tags = tags.tag_descriptions().iter().flat_map(|described| described.tags());
-        let tags = tags.filter_map(|tag| Some((tag.key()?, tag.value()?)));
-        Rule::read(rule.actions(), Notes::read(tags))
+        let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
+        Rule::read(rule.actions(), tags.collect())
     }
 
     /// Writes down who acts from now on and what `notes` says, unless a later rollout has been heard of. The rule after that.
@@ -119,24 +130,35 @@ impl Balancer {
             rule.current(epoch)?;
             let mut notes = notes(&rule)?;
             notes.push((EPOCH, epoch.to_string()));
-            self.write(notes).await?;
+            self.write(&notes).await?;
             let written = self.look().await?;
             written.current(epoch)?;
             // An earlier rollout that looked before it could read this wrote over it.
-            if written.notes.epoch == epoch {
-                return Ok(written);
+            if written.notes.epoch < epoch {
+                tokio::time::sleep(AGAIN).await;
+                continue;
             }
-            tokio::time::sleep(AGAIN).await;
+            if notes.iter().any(|(key, value)| written.tags.get(*key) != Some(value)) {
+                return Err(DriverError::Refused(
+                    "somebody else acts at the same moment: look who is live, and try again".to_owned(),
+                ));
+            }
+            return Ok(written);
         }
         Err(DriverError::Refused(format!("somebody else keeps changing the tags of the rule {}", self.rule)))
     }
 
-    /// Lets this many of a hundred requests go to green, unless a later rollout has been heard of. `more` is remembered, too.
-    pub(super) async fn shift(&self, groups: &Groups, green_percent: u8, epoch: i64, more: &[Note]) -> Result<(), DriverError> {
-        let wanted = Weights::of(green_percent);
+    /// Lets this many of a hundred requests go to green, unless a later rollout has been heard of.
+    pub(super) async fn shift(&self, groups: &Groups, green_percent: u8, turn: Turn<'_>) -> Result<(), DriverError> {
+        let (wanted, epoch) = (Weights::of(green_percent), turn.epoch);
+        let mut after = turn.after;
         for _ in 0..ATTEMPTS {
-            let notes = |rule: &Rule| Ok([rule.departs(groups, green_percent, epoch)?, more.to_vec()].concat());
+            let notes = |rule: &Rule| {
+                rule.follows(after)?;
+                Ok([rule.departs(groups, green_percent, epoch)?, turn.more.to_vec()].concat())
+            };
             let rule = self.claim(epoch, notes).await?;
+            after = None;
             if rule.sticky {
                 tracing::warn!("the rule keeps clients on the target group that they met first: that is turned off");
             }
@@ -162,8 +184,9 @@ impl Balancer {
         self.forward(rule, groups, Weights::of(weights.green_percent())).await
     }
 
-    pub(super) async fn write(&self, notes: Vec<Note>) -> Result<(), DriverError> {
-        let tags = notes.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
+    /// Remembers.
+    pub(super) async fn write(&self, notes: &[Note]) -> Result<(), DriverError> {
+        let tags = notes.iter().map(|(key, value)| Tag::builder().key(*key).value(value).build());
         self.client.add_tags().resource_arns(&self.rule).set_tags(Some(tags.collect())).send().await?;
         Ok(())
     }
@@ -206,7 +229,7 @@ impl Balancer {
 // === impl Rule ===
 
 impl Rule {
-    fn read(actions: &[Action], notes: Notes) -> Result<Self, DriverError> {
+    fn read(actions: &[Action], tags: BTreeMap<String, String>) -> Result<Self, DriverError> {
         let Some(action) = actions.iter().find(|action| action.r#type() == Some(&ActionTypeEnum::Forward)) else {
             let words = "the rule forwards to nobody: see --rule, it is the one that both target groups are in";
             return Err(DriverError::Refused(words.to_owned()));
@@ -223,7 +246,8 @@ impl Rule {
         }
         let sticky = config.and_then(|config| config.target_group_stickiness_config());
         let sticky = sticky.and_then(|sticky| sticky.enabled()).unwrap_or_default();
-        Ok(Self { actions: actions.to_vec(), forwards, sticky, notes })
+        let notes = Notes::read(&tags);
+        Ok(Self { actions: actions.to_vec(), forwards, sticky, tags, notes })
     }
 
     /// The weights of both colors.
@@ -252,6 +276,20 @@ impl Rule {
             return Err(DriverError::Refused(format!("a later rollout is at work (epoch {now}, yours is {yours})")));
         }
         Ok(())
+    }
+
+    /// That nobody has acted since.
+    ///
+    /// # Errors
+    /// When somebody has.
+    fn follows(&self, after: Option<i64>) -> Result<(), DriverError> {
+        let now = self.notes.epoch;
+        match after {
+            Some(after) if after != now => {
+                Err(DriverError::Refused(format!("somebody else acted meanwhile (epoch {now}, it was {after})")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What is remembered of a move, unless the weights are not those that this rollout left or found. Going back to what it
@@ -304,10 +342,10 @@ impl Rule {
 // === impl Notes ===
 
 impl Notes {
-    fn read<'a>(tags: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+    fn read(tags: &BTreeMap<String, String>) -> Self {
         let mut notes = Self::default();
         for (key, value) in tags {
-            match key {
+            match key.as_str() {
                 EPOCH => notes.epoch = value.parse().unwrap_or_default(),
                 BEFORE => notes.before = value.parse().ok(),
                 LEFT => notes.left = value.split_once(':').and_then(|(of, left)| Some((of.parse().ok()?, left.parse().ok()?))),

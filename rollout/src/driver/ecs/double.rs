@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) calls: Vec<(String, Value)>,
     /// How many calls are answered that there were too many of them.
     pub(crate) throttles: usize,
+    /// Who answers clients, whatever the weights say.
+    pub(crate) answered_by: Option<&'static str>,
     /// How the next call is refused.
     pub(crate) refuses: Option<&'static str>,
     /// Called before each call is answered.
@@ -73,9 +75,10 @@ impl Double {
         let state = Arc::new(Mutex::new(State::new()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (aws, ready) = (state.clone(), state.clone());
+        let (aws, ready, health) = (state.clone(), state.clone(), state.clone());
         let router = Router::new()
             .route("/", axum::routing::post(async move |headers: HeaderMap, body: Bytes| lock(&aws).answer(&headers, &body)))
+            .route("/health", get(async move || lock(&health).healthy()))
             .route(
                 "/ready",
                 get(async move || {
@@ -104,6 +107,11 @@ impl Double {
 
     pub(crate) fn config(&self) -> SdkConfig {
         self.config.clone()
+    }
+
+    /// Where clients come in.
+    pub(crate) fn entrance(&self) -> String {
+        format!("http://127.0.0.1:{}", self.operations)
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -137,6 +145,7 @@ impl State {
             log: Vec::new(),
             calls: Vec::new(),
             throttles: 0,
+            answered_by: None,
             refuses: None,
             meddler: None,
             ready: (200, json!({ "stage": "serving", "release": { "version": "1", "commit": "abc" } })),
@@ -172,6 +181,12 @@ impl State {
 
     pub(crate) fn weights(&self) -> Vec<i32> {
         self.forwards.iter().map(|(_, weight)| *weight).collect()
+    }
+
+    /// As clients are answered: by whoever gets more of the traffic.
+    fn healthy(&self) -> Response {
+        let color = if self.forwards[0].1 < self.forwards[1].1 { "green" } else { "blue" };
+        ([("release-color", self.answered_by.unwrap_or(color))], r#"{"status":"healthy"}"#).into_response()
     }
 
     fn register(&mut self, mut definition: Value) -> String {
@@ -296,6 +311,10 @@ impl State {
                 let tasks = self.tasks.iter().filter(|task| named.contains(&task["taskArn"]));
                 json!({ "tasks": tasks.collect::<Vec<_>>() })
             }
+            "DescribeServiceRevisions" => {
+                json!({ "serviceRevisions": [{ "loadBalancers": [{ "targetGroupArn": group(Color::Green) }] }] })
+            }
+            "PutJobSuccessResult" | "PutJobFailureResult" => json!({}),
             "RunTask" => json!({ "tasks": self.tasks.last().into_iter().collect::<Vec<_>>() }),
             "StopTask" | "UpdateTaskProtection" => json!({}),
             "DescribeScalableTargets" => {
