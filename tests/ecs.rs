@@ -17,9 +17,12 @@ use tests::{
     http::{Connection, get},
     load::{Load, Mix},
     server::binary,
+    switches::Switches,
 };
 
 const ELB: &str = "elasticloadbalancing";
+/// How many switches, when nobody says.
+const SWITCHES: usize = 100;
 /// How long a test waits for what ought to happen at once. Generous, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -210,4 +213,142 @@ async fn what_goes_wrong_with_a_call_is_what_goes_wrong_at_aws() {
     let change = json!({ "RuleArn": ecs.rule(), "Actions": changed });
     assert!(aws.try_call(ELB, "ModifyRule", change).await.is_err());
     assert_eq!(ecs.weights().await, [10, 40]);
+}
+
+/// `deploy` of the same program as another version.
+fn deploy<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    // The machine may be busy, and it is not the machine that is judged.
+    let generous = ["--latency", "5000", "--load-p99", "5000", "--slower-least", "2000", "--load-for", "0.5"];
+    [&["deploy", image, "--env", "RELEASE_VERSION=2.0.0"], &generous[..], more].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_goes_live_in_steps_on_ecs_and_back_and_is_retired_and_no_client_notices() {
+    let image = binary("mcp-server").display().to_string();
+    let ecs = Ecs::up(&binary("mcp-server"), &[], 2).await;
+    let load = Load::start(ecs.address(), Mix::default()).await;
+    let ended = ecs.rollout(&deploy(&image, &["--steps", "10,50", "--step-bake", "1", "--bake", "2"])).await;
+    ended.assert(0);
+    for step in ["migrate", "ready", "smoke", "contract", "validate", "load", "shift-10", "bake-50", "switch", "prove", "bake"] {
+        assert_eq!(ended.step(step)["state"], "passed", "{step}");
+    }
+    assert_eq!((ecs.weights().await, ecs.ready("green")), ([0, 100], 2));
+    ecs.rollout(&["rollback"]).await.assert(0);
+    ecs.rollout(&["switch"]).await.assert(0);
+    ecs.rollout(&["retire", "--warm", "0", "--max-age", "30"]).await.assert(0);
+    assert_eq!((ecs.weights().await, ecs.tasks("blue").len()), ([0, 100], 0));
+    load.more(100).await;
+    let outcome = load.stop().await;
+    assert_eq!(ecs.balancer().troubles(), Vec::<String>::new());
+    outcome.assert_whole();
+    assert_eq!(outcome.sessions_begun, 4, "a client had to begin anew");
+    let booked: usize = ecs.query("SELECT count(*) FROM appointments").await.parse().expect("it is a number");
+    assert_eq!(booked, outcome.booked.len(), "a booking was lost or made twice");
+}
+
+#[expect(clippy::print_stdout, reason = "figures are there to be read; `--nocapture` shows them")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_switches_by_weight_lose_double_and_misroute_nothing() {
+    #[expect(clippy::disallowed_methods, reason = "more than a hundred are for those who have the time")]
+    let switches = std::env::var("ECS_SWITCHES").map_or(SWITCHES, |word| word.parse().expect("ECS_SWITCHES is a number"));
+    let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
+    ecs.update_service("green", json!({ "desiredCount": 1 })).await;
+    ecs.serves("green", 1).await;
+    let load = Load::start(ecs.address(), Mix::default()).await;
+    let give = async |verb: &str| {
+        ecs.rollout(&[verb]).await.assert(0);
+    };
+    let done = Switches::under(load, switches, give).await;
+    assert_eq!(ecs.balancer().troubles(), Vec::<String>::new());
+    done.assert_unnoticed(4);
+    let booked: usize = ecs.query("SELECT count(*) FROM appointments").await.parse().expect("it is a number");
+    assert_eq!(booked, done.outcome().booked.len(), "a booking was lost or made twice");
+    println!("{}", done.figures());
+}
+
+/// The gates that ask what the example has no command for.
+const PLAIN: [&str; 4] = ["--skip", "migrate", "--skip", "validate"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_cannot_run_never_goes_live_on_ecs_and_the_reason_is_said() {
+    let image = binary("examples/faulty").display().to_string();
+    let ecs = Ecs::up(&binary("examples/faulty"), &[], 1).await;
+    let cases = [
+        ("/nowhere/mcp-server", "none", "CannotPullContainerError"),
+        (&*image, "crash", "the config file is missing"),
+        (&*image, "unready", "upstream"),
+    ];
+    for (image, fault, words) in cases {
+        let variable = format!("FAULT={fault}");
+        let more = [&PLAIN[..], &["--env", &variable, "--ready-within", "4"]].concat();
+        let ended = ecs.rollout(&deploy(image, &more)).await;
+        ended.refused(1, words);
+        assert_eq!(ended.step("ready")["state"], "failed", "{fault}");
+        assert_eq!(answers_as(ecs.address()).await, "blue", "{fault}");
+        ecs.until("green is gone", || ecs.tasks("green").is_empty()).await;
+        assert_eq!((ecs.weights().await, &ecs.service("green").await["desiredCount"]), ([100, 0], &json!(0)), "{fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_that_somebody_else_sets_in_between_are_not_moved_on_from() {
+    let image = binary("mcp-server").display().to_string();
+    let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
+    let mut running = ecs.begin(&deploy(&image, &["--steps", "10", "--step-bake", "20", "--bake", "0"]));
+    running.begins("bake-10").await;
+    ecs.weigh([40, 60]).await;
+    let ended = running.end().await;
+    ended.refused(3, "somebody else moved the traffic");
+    assert_eq!(ecs.weights().await, [100, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_asks_too_often_is_slowed_down_and_not_refused() {
+    let image = binary("mcp-server").display().to_string();
+    let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
+    let load = Load::start(ecs.address(), Mix::default()).await;
+    ecs.edge().fault("*", When::Each(3), Fault::Throttled);
+    ecs.edge().fault("ModifyRule", When::First(2), Fault::Lost);
+    ecs.edge().fault("UpdateService", When::First(1), Fault::Failed);
+    ecs.rollout(&deploy(&image, &["--steps", "50", "--step-bake", "1", "--bake", "1"])).await.assert(0);
+    ecs.rollout(&["rollback"]).await.assert(0);
+    assert_eq!(ecs.weights().await, [100, 0]);
+    load.stop().await.assert_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_is_killed_on_ecs_is_gone_on_with() {
+    let image = binary("mcp-server").display().to_string();
+    let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
+    let load = Load::start(ecs.address(), Mix { widgets: 0, ..Mix::default() }).await;
+    let arguments = deploy(&image, &["--steps", "20", "--step-bake", "1", "--bake", "1", "--retire"]);
+    for step in ["migrate", "start", "ready", "shift-20", "bake-20", "switch", "prove", "drained", "stop"] {
+        let mut running = ecs.begin(&arguments);
+        running.begins(step).await;
+        running.kill().await;
+    }
+    ecs.rollout(&arguments).await.assert(0);
+    assert_eq!((ecs.weights().await, ecs.tasks("blue").len()), ([0, 100], 0));
+    load.stop().await.assert_whole();
+    assert_eq!(ecs.query("SELECT string_agg(state, ' ') FROM mcp_rollouts").await, "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn going_back_works_in_the_middle_of_a_deploy_on_ecs_and_the_deploy_lets_go() {
+    let image = binary("mcp-server").display().to_string();
+    let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
+    let load = Load::start(ecs.address(), Mix::default()).await;
+    for step in ["ready", "bake-50", "bake"] {
+        let mut running = ecs.begin(&deploy(&image, &["--steps", "50", "--step-bake", "2", "--bake", "60"]));
+        running.begins(step).await;
+        // It may even be asleep meanwhile, and wake up in the midst of what it does.
+        running.signal("STOP");
+        ecs.rollout(&["rollback"]).await.assert(0);
+        assert_eq!(ecs.weights().await, [100, 0], "{step}");
+        running.signal("CONT");
+        running.end().await.assert(75);
+        assert_eq!(ecs.weights().await, [100, 0], "{step}: who lost the lease moved the traffic");
+        ecs.until("green is gone", || ecs.tasks("green").is_empty()).await;
+    }
+    load.stop().await.assert_whole();
 }

@@ -22,3 +22,5 @@ pub mod postgres;
 pub mod receiver;
 #[path = "support/server.rs"]
 pub mod server;
+#[path = "support/switches.rs"]
+pub mod switches;

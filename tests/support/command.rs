@@ -82,9 +82,14 @@ impl Running {
         tokio::time::timeout(PATIENCE, comes).await.unwrap_or_else(|_| panic!("{step} is never {state}: {:?}", self.read));
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it has not been waited for")
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
-        signal(name, self.child.id().expect("it has not been waited for"));
+        signal(name, self.pid());
     }
 
     /// Kills it.

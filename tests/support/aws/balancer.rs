@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -166,13 +166,12 @@ impl Balancer {
         self.address
     }
 
-    /// Waits until every node knows what is true now.
+    /// Waits until every node knows what is true.
     pub async fn settled(&self) {
-        let truth = self.truth.borrow().clone();
-        for view in &self.views {
-            let mut view = view.clone();
-            let settled = tokio::time::timeout(IDLE, view.wait_for(|known| *known == truth)).await;
-            assert!(settled.is_ok(), "a node of the balancer does not learn");
+        let begun = Instant::now();
+        while self.views.iter().any(|view| *view.borrow() != *self.truth.borrow()) {
+            assert!(begun.elapsed() < IDLE, "a node of the balancer does not learn");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

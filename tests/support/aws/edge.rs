@@ -122,7 +122,7 @@ impl Edge {
         self.shared.kept().faults.clear();
     }
 
-    /// Lets something happen when the next call of an operation has been done, before that is answered.
+    /// Lets something happen when the next call of an operation has been done, or has gone wrong, before that is answered.
     pub fn then(&self, operation: &str, what: impl Future<Output = ()> + Send + 'static) {
         self.shared.kept().then.push((operation.to_owned(), Box::pin(what)));
     }
@@ -174,22 +174,7 @@ impl Shared {
             return Ok(refuse(&Call::default(), 400, "UnknownOperationException", "this is no call of a service"));
         };
         let fault = self.kept().hear(&call);
-        match fault {
-            Some(Fault::Throttled) => {
-                let code = if call.is_query() { "Throttling" } else { "ThrottlingException" };
-                return Ok(refuse(&call, 400, code, "Rate exceeded"));
-            }
-            Some(Fault::Failed) => {
-                return Ok(refuse(&call, 500, "ServerException", "Service Unavailable. Please try again later."));
-            }
-            Some(Fault::Cut) => return Err("the connection ends before the call"),
-            Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
-            Some(Fault::Lost) | None => {}
-        }
-        let answer = match self.own(&call).await {
-            Some(answer) => answer,
-            None => self.pass(Request::from_parts(parts, body), &call).await?,
-        };
+        let answer = self.done(fault, Request::from_parts(parts, body), &call).await;
         let then = self.kept().take(&call.operation);
         let reads = ["Describe", "List", "Get"].iter().any(|verb| call.operation.starts_with(verb));
         // Whoever does something in between may do it behind our back.
@@ -199,6 +184,26 @@ impl Shared {
             }
             self.changes.send_modify(|count| *count += 1);
         }
+        answer
+    }
+
+    async fn done(&self, fault: Option<Fault>, request: Request<Bytes>, call: &Call) -> Answer {
+        match fault {
+            Some(Fault::Throttled) => {
+                let code = if call.is_query() { "Throttling" } else { "ThrottlingException" };
+                return Ok(refuse(call, 400, code, "Rate exceeded"));
+            }
+            Some(Fault::Failed) => {
+                return Ok(refuse(call, 500, "ServerException", "Service Unavailable. Please try again later."));
+            }
+            Some(Fault::Cut) => return Err("the connection ends before the call"),
+            Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
+            Some(Fault::Lost) | None => {}
+        }
+        let answer = match self.own(call).await {
+            Some(answer) => answer,
+            None => self.pass(request, call).await?,
+        };
         if fault == Some(Fault::Lost) { Err("the connection ends after the call") } else { Ok(answer) }
     }
 
