@@ -32,7 +32,7 @@ use self::{
     scaling::Scaling,
     tasks::{Services, Tasks},
 };
-use super::{Driver, DriverError, Ended, Image, Observation, Replica, Slot};
+use super::{Driver, DriverError, Ended, Image, Observation, Replica, Said, Slot};
 use crate::{http::Http, share};
 
 /// Which application of which cluster.
@@ -331,9 +331,9 @@ impl Driver for EcsDriver {
         self.tasks.protect(color, Some(KEPT_FOR)).await
     }
 
-    async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError> {
+    async fn task(&self, image: &Image, arguments: &[&str], within: Duration, said: Said<'_>) -> Result<Ended, DriverError> {
         let percent = self.glance().await?.green_percent()?;
-        self.tasks.once(share::most(percent).other(), image, arguments, within).await
+        self.tasks.once(share::most(percent).other(), image, arguments, within, said).await
     }
 }
 
@@ -771,8 +771,11 @@ mod tests {
         double.state().log = vec!["it begins", "{\"phase\":\"expanded\"}"];
         let within = Duration::from_secs(9);
         let image = image("app:2", &[("X", "1")]);
-        let done = driver.task(&image, &["migrate", "expand"], within).await.unwrap();
+        let heard = std::sync::Mutex::new(Vec::new());
+        let hear = |line: &str| heard.lock().unwrap().push(line.to_owned());
+        let done = driver.task(&image, &["migrate", "expand"], within, &hear).await.unwrap();
         assert!(done.success);
+        assert_eq!(*heard.lock().unwrap(), ["it begins", "{\"phase\":\"expanded\"}"], "each line once");
         assert_eq!(done.document(), Some(json!({ "phase": "expanded" })));
         let run = double.state().called("RunTask").remove(0);
         assert_eq!(run["overrides"]["containerOverrides"][0]["command"], json!(["migrate", "expand"]));
@@ -781,7 +784,7 @@ mod tests {
         assert_eq!(definition["family"], "app-task");
         assert_eq!(definition["containerDefinitions"][0].get("portMappings"), None);
         double.state().tasks = vec![task("n", Color::Green, "x", ended(1))];
-        assert!(!driver.task(&image, &["migrate", "expand"], within).await.unwrap().success);
+        assert!(!driver.task(&image, &["migrate", "expand"], within, &|_| {}).await.unwrap().success);
         assert_eq!(double.state().called("RegisterTaskDefinition").len(), 1, "the same is not registered again");
     }
 
@@ -789,7 +792,7 @@ mod tests {
     async fn a_task_that_does_not_end_is_stopped() {
         let double = Double::start().await;
         double.state().tasks = vec![task("m", Color::Green, "x", json!({}))];
-        let words = said(double.driver().task(&image("app:2", &[]), &["migrate"], Duration::ZERO).await);
+        let words = said(double.driver().task(&image("app:2", &[]), &["migrate"], Duration::ZERO, &|_| {}).await);
         assert_eq!(words, "the task m has not ended after 0ns");
         assert_eq!(double.state().called("StopTask").len(), 1);
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{ASKED_WITHIN, Limits};
 use crate::{
-    driver::{Driver, DriverError, Ended, Image, Observation, Replica, Slot, ecs::EcsDriver},
+    driver::{Driver, DriverError, Ended, Image, Observation, Replica, Said, Slot, ecs::EcsDriver},
     gate::{self, Gate},
     http::Http,
 };
@@ -155,7 +155,7 @@ impl Driver for Revision {
         Err(only_seen())
     }
 
-    async fn task(&self, _image: &Image, _arguments: &[&str], _within: Duration) -> Result<Ended, DriverError> {
+    async fn task(&self, _image: &Image, _arguments: &[&str], _within: Duration, _said: Said<'_>) -> Result<Ended, DriverError> {
         Err(only_seen())
     }
 }

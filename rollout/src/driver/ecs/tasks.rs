@@ -20,7 +20,7 @@ use super::{
     balancer::Groups,
     definition::{self, Definition, Log},
 };
-use crate::driver::{DriverError, Ended, Image};
+use crate::driver::{DriverError, Ended, Heard, Image, Said};
 
 /// The services `APP-blue` and `APP-green` of a cluster.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ const PROTECTED_AT_ONCE: usize = 10;
 const DESCRIBED_AT_ONCE: usize = 100;
 /// How often a task is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often the log of a task that runs is read.
+const READ: Duration = Duration::from_secs(5);
 /// How long the last words of a task may be on their way to CloudWatch.
 const WORDS_WITHIN: Duration = Duration::from_secs(10);
 /// The most that is read of what a task said, in pages of up to a megabyte.
@@ -192,8 +194,9 @@ impl Tasks {
         image: &Image,
         arguments: &[&str],
         within: Duration,
+        said: Said<'_>,
     ) -> Result<Ended, DriverError> {
-        let begun = Instant::now();
+        let (begun, mut heard, mut read) = (Instant::now(), Heard::new(said), Instant::now());
         let services = self.services().await?;
         let service = services.of(idle);
         let definition = self.for_task(service, image).await?;
@@ -225,7 +228,15 @@ impl Tasks {
                 Ok(tasks) => match tasks.into_iter().next() {
                     Some(task) if task.last_status() == Some("STOPPED") => break task,
                     _ if begun.elapsed() > within => return self.give_up(arn, within).await,
-                    _ => {}
+                    _ => {
+                        if let Some(log) = definition.log()
+                            && read.elapsed() > READ
+                            && let Ok(said) = self.read(&log, short(arn)).await
+                        {
+                            heard.hear(&said);
+                            read = Instant::now();
+                        }
+                    }
                 },
                 // It goes on while ECS does not answer.
                 Err(DriverError::Away(..)) if begun.elapsed() <= within => {}
@@ -240,6 +251,7 @@ impl Tasks {
             Some(log) => self.said(&log, short(arn)).await?,
             None => format!("what {} says goes elsewhere than to CloudWatch: its log driver is not awslogs", short(arn)),
         };
+        heard.hear(&said);
         Ok(Ended { success: code == Some(0), stdout: said.clone(), stderr: said })
     }
 
