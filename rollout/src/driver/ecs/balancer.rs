@@ -94,9 +94,11 @@ const LEFT: &str = "rollout.mcp/shift";
 const MOVED: &str = "rollout.mcp/moved";
 pub(super) const ANSWERED: &str = "rollout.mcp/answered";
 
-/// Somebody who changes the rule at the same time is done after so many attempts.
-const ATTEMPTS: usize = 10;
-const AGAIN: Duration = Duration::from_millis(50);
+/// Somebody who changes the rule at the same time is done after so many attempts; what a balancer was told, it says after a
+/// while.
+const ATTEMPTS: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 // === impl Balancer ===
 
@@ -125,7 +127,7 @@ impl Balancer {
         epoch: i64,
         notes: impl Fn(&Rule) -> Result<Vec<Note>, DriverError>,
     ) -> Result<Rule, DriverError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let rule = self.look().await?;
             rule.current(epoch)?;
             let mut notes = notes(&rule)?;
@@ -135,10 +137,11 @@ impl Balancer {
             written.current(epoch)?;
             // An earlier rollout that looked before it could read this wrote over it.
             if written.notes.epoch < epoch {
-                tokio::time::sleep(AGAIN).await;
+                pause(attempt).await;
                 continue;
             }
-            if notes.iter().any(|(key, value)| written.tags.get(*key) != Some(value)) {
+            let said = |key: &str| written.tags.get(key).map_or("", String::as_str);
+            if notes.iter().any(|(key, value)| said(key) != value) {
                 return Err(DriverError::Refused(
                     "somebody else acts at the same moment: look who is live, and try again".to_owned(),
                 ));
@@ -152,7 +155,7 @@ impl Balancer {
     pub(super) async fn shift(&self, groups: &Groups, green_percent: u8, turn: Turn<'_>) -> Result<(), DriverError> {
         let (wanted, epoch) = (Weights::of(green_percent), turn.epoch);
         let mut after = turn.after;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let notes = |rule: &Rule| {
                 rule.follows(after)?;
                 Ok([rule.departs(groups, green_percent, epoch)?, turn.more.to_vec()].concat())
@@ -170,7 +173,7 @@ impl Balancer {
             if now.weights(groups)? == wanted {
                 return Ok(());
             }
-            tokio::time::sleep(AGAIN).await;
+            pause(attempt).await;
         }
         Err(DriverError::Refused(format!("somebody else keeps changing the weights of the rule {}", self.rule)))
     }
@@ -413,6 +416,10 @@ impl Target {
     pub(super) fn address(&self, port: u16) -> String {
         if self.ip.contains(':') { format!("[{}]:{port}", self.ip) } else { format!("{}:{port}", self.ip) }
     }
+}
+
+async fn pause(attempt: u32) {
+    tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(attempt)).min(LONGEST_PAUSE)).await;
 }
 
 /// A tag cannot be absent and written at once: empty is nobody.
