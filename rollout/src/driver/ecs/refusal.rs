@@ -20,21 +20,24 @@ const AGAIN: [&str; 8] = [
 ];
 
 /// By the beginning of an action: the statement of `terraform/modules/rollout-role` that allows it.
-const STATEMENTS: [(&str, &str); 14] = [
-    ("elasticloadbalancing:Describe", "Look"),
-    ("elasticloadbalancing:", "MoveTraffic"),
-    ("ecs:Describe", "Look"),
-    ("ecs:List", "Look"),
-    ("ecs:RegisterTaskDefinition", "RegisterTaskDefinitions"),
-    ("ecs:TagResource", "RegisterTaskDefinitions"),
-    ("ecs:RunTask", "RunTasks"),
-    ("ecs:StopTask", "RunTasks"),
-    ("ecs:", "ChangeColors"),
-    ("application-autoscaling:Describe", "Look"),
-    ("application-autoscaling:", "SuspendScaling"),
-    ("iam:PassRole", "PassTaskRoles"),
-    ("logs:", "ReadLogs"),
-    ("codepipeline:", "AnswerPipelines"),
+const STATEMENTS: [(&str, &str); 17] = [
+    ("elasticloadbalancing:Describe", "LookAtTraffic"),
+    ("elasticloadbalancing:ModifyRule", "MoveTraffic"),
+    ("elasticloadbalancing:", "Remember"),
+    ("ecs:DescribeTaskDefinition", "LookAtDefinitions"),
+    ("ecs:DescribeServiceRevisions", "Revisions"),
+    ("ecs:DescribeServices", "Services"),
+    ("ecs:UpdateService", "Services"),
+    ("ecs:ListTasks", "ListTasks"),
+    ("ecs:RegisterTaskDefinition", "Register"),
+    ("ecs:TagResource", "TagDefinition"),
+    ("ecs:RunTask", "RunTask"),
+    ("ecs:", "Tasks"),
+    ("application-autoscaling:Describe", "LookAtScale"),
+    ("application-autoscaling:", "Scale"),
+    ("iam:PassRole", "PassRoles"),
+    ("logs:", "ReadLog"),
+    ("codepipeline:", "TellPipeline"),
 ];
 
 impl<E> From<SdkError<E, HttpResponse>> for DriverError
@@ -81,12 +84,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_statements_are_those_of_the_modules() {
+        let roles = [
+            include_str!("../../../../terraform/modules/rollout-role/main.tf"),
+            include_str!("../../../../terraform/modules/shifter/main.tf"),
+        ];
+        let (mut said, mut seen) = ("", 0);
+        for line in roles.iter().flat_map(|role| role.lines()) {
+            let mut quoted = line.split('"').skip(1).step_by(2);
+            if line.trim_start().starts_with("sid ") {
+                said = quoted.next().unwrap_or_default();
+                continue;
+            }
+            let calls = ["ecs:", "elasticloadbalancing:", "application-autoscaling:", "iam:Pass", "logs:Get", "codepipeline:"];
+            let is_action = |word: &&str| calls.iter().any(|call| word.starts_with(call)) && !line.contains("variable");
+            // Tags of two kinds have two statements.
+            for action in quoted.filter(is_action).filter(|_| said != "TagTask") {
+                seen += 1;
+                assert_eq!(statement(&format!("not authorized to perform: {action} on x")), Some(said), "{action}");
+            }
+        }
+        assert!(seen > 20, "{seen}");
+    }
+
+    #[test]
     fn who_is_not_allowed_hears_which_statement_allows_it() {
         let message = "User: arn:aws:sts::1:assumed-role/x/y is not authorized to perform: elasticloadbalancing:ModifyRule on \
                        resource: arn:aws:elasticloadbalancing:eu-central-1:1:listener-rule/app/a/b/c/d";
         assert!(advice("AccessDenied", message).ends_with("in the statement MoveTraffic"));
         let message = "User: x is not authorized to perform: iam:PassRole on resource: y";
-        assert!(advice("AccessDeniedException", message).ends_with("in the statement PassTaskRoles"));
+        assert!(advice("AccessDeniedException", message).ends_with("in the statement PassRoles"));
         assert!(advice("AccessDenied", "no").ends_with("has what is needed"));
         assert_eq!(advice("ValidationError", "no"), "");
     }
