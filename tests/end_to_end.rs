@@ -1,5 +1,6 @@
 //! End to end: one binary, one file per promise.
 
+mod authorization;
 mod clients;
 mod conformance;
 mod conversation;

@@ -10,6 +10,8 @@ pub mod command;
 pub mod front;
 #[path = "support/http.rs"]
 pub mod http;
+#[path = "support/issuer.rs"]
+pub mod issuer;
 #[path = "support/load.rs"]
 pub mod load;
 #[path = "support/local.rs"]

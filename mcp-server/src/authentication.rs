@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use self::{
     keys::{Fetch, Keys, is_safe},
-    token::{Named, Rules, Wrong},
+    token::{Key, Named, Rules, Wrong},
 };
 use crate::{
     extract::Principal,
@@ -98,6 +98,8 @@ pub(crate) struct Resource {
 struct Believed {
     principal: Principal,
     until: Instant,
+    /// The keys it was held against.
+    by: Arc<[Key]>,
 }
 
 /// Why a caller is not let in.
@@ -117,7 +119,7 @@ pub(crate) enum Denied {
 pub(crate) const METADATA: &str = "/.well-known/oauth-protected-resource";
 /// The path of the resource.
 const RESOURCE: &str = "/mcp";
-/// A token that was checked is not checked again for so long; a key that its issuer withdrew counts for no longer.
+/// A token that was checked is not checked again for so long, unless the keys of its issuer are others by then.
 const BELIEVED_FOR: Duration = Duration::from_secs(60);
 /// So many of them, some 200 bytes each.
 const BELIEVED: usize = 10_000;
@@ -241,23 +243,24 @@ impl Tokens {
             tokio::spawn(async move { known.again(Some(&old)).await });
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let named = match self.rules.check(token, &keys, now) {
+        let (named, by) = match self.rules.check(token, &keys, now) {
             Err(Wrong::UnknownKey) => {
                 let keys = self.keys.again(Some(&keys)).await;
-                self.rules.check(token, &keys, now)
+                (self.rules.check(token, &keys, now), keys)
             }
-            checked => checked,
+            checked => (checked, keys),
         };
         let Named { subject, scopes, expires } = named.map_err(Denied::Invalid)?;
         let principal = Principal::with_scopes(subject, scopes);
         let until = Instant::now() + BELIEVED_FOR.min(Duration::from_secs(expires.saturating_sub(now)));
-        self.believe(digest, Believed { principal: principal.clone(), until });
+        self.believe(digest, Believed { principal: principal.clone(), until, by });
         Ok(principal)
     }
 
     fn believed(&self, digest: &[u8; 32]) -> Option<Principal> {
         let believed = self.believed.lock().expect("nobody panics with what is believed");
-        believed.get(digest).filter(|believed| Instant::now() < believed.until).map(|believed| believed.principal.clone())
+        let is_good = |believed: &&Believed| Instant::now() < believed.until && self.keys.are(&believed.by);
+        believed.get(digest).filter(is_good).map(|believed| believed.principal.clone())
     }
 
     fn believe(&self, digest: [u8; 32], what: Believed) {
@@ -281,13 +284,13 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
         return Err(Denied::Malformed);
     }
     let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Denied::Malformed)?;
+    // Who proves it in another way does not know yet which is wanted (RFC 6750, 3).
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Denied::Missing);
+    }
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
     let token = token.trim();
-    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.bytes().all(is_token) {
-        Ok(token)
-    } else {
-        Err(Denied::Malformed)
-    }
+    if !token.is_empty() && token.bytes().all(is_token) { Ok(token) } else { Err(Denied::Malformed) }
 }
 
 // === impl Resource ===
@@ -307,9 +310,11 @@ impl Resource {
     /// The answer to a caller who is not let in.
     pub(crate) fn deny(&self, denied: Denied) -> Response<Payload> {
         let (status, code, words) = match denied {
-            Denied::Missing => (StatusCode::UNAUTHORIZED, None, "an access token is needed: Authorization: Bearer …".to_owned()),
+            Denied::Missing => {
+                (StatusCode::UNAUTHORIZED, None, "an access token is needed: Authorization: Bearer TOKEN".to_owned())
+            }
             Denied::Malformed => {
-                let words = "one header is to hold one access token: Authorization: Bearer …";
+                let words = "one header is to hold one access token: Authorization: Bearer TOKEN";
                 (StatusCode::BAD_REQUEST, Some("invalid_request"), words.to_owned())
             }
             Denied::Invalid(wrong) => (StatusCode::UNAUTHORIZED, Some("invalid_token"), wrong.to_string()),
@@ -329,8 +334,15 @@ impl Resource {
         answer
     }
 
+    /// What a caller needs who may not do enough: with what they may do already, because a client that asks for the rest alone
+    /// loses that (MCP, scope challenge handling).
+    pub(crate) fn wider(&self, principal: &Principal, needed: &[String], words: &str) -> String {
+        let wanted = self.scopes.iter().filter(|scope| needed.contains(scope) || principal.may(scope));
+        self.challenge(&wanted.cloned().collect::<Vec<_>>(), Some(("insufficient_scope", words)))
+    }
+
     /// What a caller needs, as `WWW-Authenticate` has it (RFC 6750, 3; RFC 9728, 5.1).
-    pub(crate) fn challenge(&self, scopes: &[String], error: Option<(&str, &str)>) -> String {
+    fn challenge(&self, scopes: &[String], error: Option<(&str, &str)>) -> String {
         let mut parts = vec![format!("resource_metadata=\"{}\"", self.metadata)];
         if !scopes.is_empty() {
             parts.push(format!("scope=\"{}\"", scopes.join(" ")));

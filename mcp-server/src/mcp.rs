@@ -34,7 +34,7 @@ use widgets::Widget;
 
 use crate::{
     conversations::calls::Calls,
-    extract::{Call, Rejection},
+    extract::{Call, Principal, Rejection},
     pins::Pins,
     prompt::Prompt,
     published::Published,
@@ -144,6 +144,14 @@ pub(crate) struct Parts<S> {
     pub(crate) control: Option<Control>,
     /// Whether callers need a token.
     pub(crate) is_protected: bool,
+}
+
+impl Route {
+    /// What a caller is told whose token does not allow what the tool needs.
+    pub(crate) fn beyond(&self, principal: &Principal) -> Option<String> {
+        let missing = self.scopes.iter().find(|scope| !principal.may(scope))?;
+        Some(format!("this needs the scope {missing}, which the access token does not have"))
+    }
 }
 
 impl Server {

@@ -171,7 +171,8 @@ impl Appointments {
                 Err(AppointmentError::Text { argument: "userId", problem: "is needed: nobody proved who calls".into() })
             }
             (Some(own), Some(said)) if own != said && self.foreign == ForeignUsers::Refuse => Err(AppointmentError::Foreign),
-            (Some(own), _) => user(own),
+            // As it is, with its spaces: another one's name may differ in them alone.
+            (Some(own), _) => user(own).map(|_| own),
         }
     }
 

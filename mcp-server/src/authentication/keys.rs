@@ -61,6 +61,11 @@ impl Keys {
         known.keys
     }
 
+    /// Whether these are those that are known.
+    pub(super) fn are(&self, keys: &Arc<[Key]>) -> bool {
+        Arc::ptr_eq(&self.known.read().expect("nobody panics with the keys").keys, keys)
+    }
+
     /// Whether it is time to ask again, beside the calls.
     pub(super) fn is_old(&self) -> bool {
         self.known().since.is_some_and(|since| since.elapsed() > FRESH)
@@ -79,7 +84,10 @@ impl Keys {
             return known.keys;
         }
         *asked = Some(Instant::now());
-        match self.ask().await {
+        let answer = self.ask().await;
+        // From its end on, too: those who waited for an issuer that does not answer would ask it again, one after the other.
+        *asked = Some(Instant::now());
+        match answer {
             Ok(keys) => {
                 let known = Known { keys: keys.into(), since: Some(Instant::now()) };
                 *self.known.write().expect("nobody panics with the keys") = known.clone();
@@ -254,6 +262,23 @@ mod tests {
         tokio::time::advance(PAUSE_WITHOUT_KEYS).await;
         assert_eq!(keys.get().await.len(), 1);
         assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_an_issuer_that_does_not_answer_wait_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let fetch: Fetch = Arc::new(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                Err("it does not answer".to_owned())
+            })
+        });
+        let keys = Keys::new(ISSUER, Some("https://auth.example.com/keys"), fetch);
+        let begun = Instant::now();
+        futures_util::future::join_all((0..10).map(|_| keys.get())).await;
+        assert_eq!((asked.load(Ordering::SeqCst), begun.elapsed().as_secs()), (1, 5));
     }
 
     #[tokio::test]

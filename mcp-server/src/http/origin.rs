@@ -37,9 +37,9 @@ impl Allowed {
     pub(crate) fn check(&self, parts: &Parts) -> Result<Option<HeaderValue>, Box<Response<Payload>>> {
         let authority = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
-            None => match parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()) {
+            None => match only(&parts.headers, &header::HOST).and_then(|host| host.to_str().ok()) {
                 Some(host) => host,
-                None => return Err(refuse(StatusCode::BAD_REQUEST, "the request names no host")),
+                None => return Err(refuse(StatusCode::BAD_REQUEST, "the request does not name one host")),
             },
         };
         let host = without_port(authority);
@@ -49,8 +49,12 @@ impl Allowed {
                 &format!("this server is not `{host}`: put the name into PUBLIC_URL or ALLOWED_HOSTS"),
             ));
         }
-        let Some(origin) = parts.headers.get(header::ORIGIN) else { return Ok(None) };
-        if origin.to_str().is_ok_and(|origin| self.is_ours(origin, authority, host)) {
+        if !parts.headers.contains_key(header::ORIGIN) {
+            return Ok(None);
+        }
+        if let Some(origin) = only(&parts.headers, &header::ORIGIN)
+            && origin.to_str().is_ok_and(|origin| self.is_ours(origin, authority, host))
+        {
             return Ok(Some(origin.clone()));
         }
         Err(refuse(StatusCode::FORBIDDEN, "pages of this origin may not call this server: put it into ALLOWED_ORIGINS"))
@@ -63,6 +67,13 @@ impl Allowed {
             || self.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
             || (is_loopback(host) && is_loopback(without_port(from)))
     }
+}
+
+/// The value of a header that stands there once. Whoever comes before us may have looked at another one than we would.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value)
 }
 
 fn without_port(authority: &str) -> &str {
@@ -88,7 +99,9 @@ fn refuse(status: StatusCode, words: &str) -> Box<Response<Payload>> {
 pub(crate) fn share(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
-    const EXPOSED: HeaderValue = HeaderValue::from_static("mcp-session-id, release-color, release-build");
+    // A client in a browser has to read where to get a token.
+    const EXPOSED: HeaderValue =
+        HeaderValue::from_static("mcp-session-id, release-color, release-build, retry-after, www-authenticate");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
 }
 

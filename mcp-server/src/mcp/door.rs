@@ -4,7 +4,7 @@
 //! with sessions when the request names one, the one without otherwise. Clients that ask for less than the transport wants
 //! (curl, a smoke test) are helped into it, and get plain JSON back.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -13,6 +13,7 @@ use rmcp::model::{ClientJsonRpcMessage, ClientRequest};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
@@ -54,6 +55,13 @@ pub(crate) struct Door {
     /// Where conversations stay on a build.
     forward: Option<Forward>,
     without_sessions: StreamableHttpService<Protocol, NeverSessionManager>,
+}
+
+/// Which tool is called, whatever else is said.
+#[derive(Deserialize)]
+struct Called<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
 }
 
 type Answer = Response<Payload>;
@@ -210,18 +218,17 @@ impl Door {
     }
 
     /// The answer to a call that the caller's token does not allow: what to ask for, as clients of the protocol read it from the
-    /// status and its header (MCP, scope challenge handling), and ChatGPT from the result's `_meta`.
+    /// status and its header (MCP, scope challenge handling), and ChatGPT from the result's `_meta`. A call that is not read as
+    /// one here does not run either; see [`lean::run`].
     fn beyond(&self, headers: &HeaderMap, principal: &Principal, envelope: &Envelope<'_>) -> Option<Answer> {
         if !principal.is_limited() || envelope.method.as_deref() != Some("tools/call") {
             return None;
         }
         let resource = self.authenticator.resource()?;
-        let params: lean::Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
-        let route = self.server.routes.get(params.name.as_deref()?)?;
-        let missing = route.scopes.iter().find(|scope| !principal.may(scope))?;
-        let words = format!("this needs the scope {missing}, which the access token does not have");
-        // All that the tool needs: who asks for the one that is missing alone would lose the others.
-        let challenge = resource.challenge(&route.scopes, Some(("insufficient_scope", &words)));
+        let called: Called<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+        let route = self.server.routes.get(&*called.name)?;
+        let words = route.beyond(principal)?;
+        let challenge = resource.wider(principal, &route.scopes, &words);
         let mut result = serde_json::json!({
             "content": [{ "type": "text", "text": words }],
             "isError": true,
@@ -550,7 +557,10 @@ fn answer_in(event: &[u8], id: &str) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use bg_runtime::{Color, Release};
+
     use super::*;
+    use crate::{App, Tool, testing};
 
     #[test]
     fn the_answer_is_found_among_notifications() {
@@ -560,6 +570,27 @@ mod tests {
             answer_in(b"id: 1/2\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n", "1").unwrap(),
             "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}"
         );
+    }
+
+    /// By a message that the door did not read as a call, or by a stream that is read on.
+    #[tokio::test]
+    async fn a_tool_does_not_run_beyond_a_token_whichever_way_its_call_came() {
+        let write = Tool::new("write", async || "written".to_owned()).describe("Writes.").additive().scopes(&["write"]);
+        let app = App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ()).tool(write);
+        let running = testing::start(app).await.unwrap();
+        let message = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"write"}}"#;
+        let envelope = Envelope::read(message.as_bytes()).unwrap();
+        for (scopes, words) in
+            [("read", "this needs the scope write, which the access token does not have"), ("read write", "written")]
+        {
+            let caller = Principal::with_scopes("ada", scopes);
+            let answer = lean::answer(&running.running().door().server, &HeaderMap::new(), &caller, &envelope).await;
+            let Lean::Answer { body, .. } = answer else { panic!("the lean path knows a call") };
+            let body = axum::body::to_bytes(body.into_body(), usize::MAX).await.unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(answer["result"]["content"][0]["text"], words, "{answer}");
+            assert_eq!(answer["result"]["isError"], scopes == "read");
+        }
     }
 
     #[test]

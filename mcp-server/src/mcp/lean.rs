@@ -363,6 +363,10 @@ async fn attempt(
     if has_nul(call.arguments) {
         return mistake("the arguments hold the NUL character (\\u0000), which no text here may");
     }
+    // The door says it better, for whatever it reads as a call. Here is what every call comes by.
+    if let Some(words) = route.beyond(call.principal) {
+        return mistake(&words);
+    }
     // Clients keep the list of tools for days, so a tool that is switched off stays listed and says so itself.
     if server.is_switched_off(route, call) {
         return mistake("this tool is switched off for the moment; do without it, or try again later");

@@ -49,7 +49,7 @@ variable "public_url" {
 }
 
 variable "authentication" {
-  description = "Who may call. `none` lets in everybody who reaches the load balancer."
+  description = "Who may call. `none` lets in everybody who reaches the load balancer; `oauth` also needs OAUTH_ISSUER in `environment` of the module ecs."
   type        = string
 }
 

@@ -140,7 +140,7 @@ variable "public_url" {
 }
 
 variable "authentication" {
-  description = "Who may call. `none` lets in everybody who reaches the balancer; it has no default, because it must be said aloud."
+  description = "Who may call. `oauth` takes access tokens of the issuer that `environment` names as OAUTH_ISSUER; `none` lets in everybody who reaches the balancer. It has no default, because it must be said aloud."
   type        = string
 
   validation {
