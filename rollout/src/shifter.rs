@@ -117,13 +117,14 @@ impl Shifter {
         let (green_percent, notes) = self.driver.traffic().await?;
         let begun = match Answer::remembered(&notes, key) {
             Some(before) if before.outcome != Outcome::Begun => return Ok(before),
-            Some(begun) if begun.epoch == notes.epoch && share::live(green_percent) == Some(begun.to) => begun,
-            Some(begun) => return Ok(begun.with(Outcome::Overtaken)),
-            None => match self.begin(ask, key, green_percent, &notes).await? {
-                begun if begun.outcome == Outcome::Begun => begun,
-                ended => return Ok(ended),
-            },
+            Some(begun) if begun.epoch != notes.epoch => return Ok(begun.with(Outcome::Overtaken)),
+            Some(begun) if share::live(green_percent) == Some(begun.to) => begun,
+            // It was remembered, and whoever was to move it did not come to that.
+            _ => self.begin(ask, key, green_percent, &notes).await?,
         };
+        if begun.outcome != Outcome::Begun {
+            return Ok(begun);
+        }
         self.watch(begun).await
     }
 
@@ -166,7 +167,7 @@ impl Shifter {
     async fn watch(&self, begun: Answer) -> Result<Answer, ShifterError> {
         let started = Instant::now();
         let failed = loop {
-            let Some(notes) = self.as_left(&begun).await? else { return Ok(begun.with(Outcome::Overtaken)) };
+            let Some(notes) = self.as_left(&begun).await? else { return self.give_up(begun).await };
             let left = self.limits.bake.saturating_sub(started.elapsed());
             let health = self.driver.health(begun.to).await?;
             if health.0 == 0 || left.is_zero() && !self.is_enough(health) {
@@ -186,7 +187,7 @@ impl Shifter {
             }
             tokio::time::sleep(left.min(LOOK)).await;
         };
-        let Some(notes) = self.as_left(&begun).await? else { return Ok(begun.with(Outcome::Overtaken)) };
+        let Some(notes) = self.as_left(&begun).await? else { return self.give_up(begun).await };
         if self.driver.health(begun.from).await?.0 == 0 {
             // The traffic would go from bad to nobody.
             return self.remember(failed.with(Outcome::Stuck), &notes).await;
@@ -195,8 +196,14 @@ impl Shifter {
         match self.driver.answer_and_move(share::of(begun.from, 100), begun.epoch, &back.beside(&notes)).await {
             Ok(()) => Ok(back),
             Err(failure) if self.as_left(&begun).await?.is_some() => Err(failure.into()),
-            Err(_) => Ok(begun.with(Outcome::Overtaken)),
+            Err(_) => self.give_up(begun).await,
         }
+    }
+
+    /// Somebody else acted: what was begun is not gone on with, also when it is asked for again.
+    async fn give_up(&self, begun: Answer) -> Result<Answer, ShifterError> {
+        let (_, notes) = self.driver.traffic().await?;
+        self.remember(begun.with(Outcome::Overtaken), &notes).await
     }
 
     /// An answer to something that moves nothing any more.
@@ -370,6 +377,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_later_rollout_that_has_not_moved_anything_yet_is_not_got_in_the_way_of() {
+        let double = Double::start().await;
+        on(&double, "DescribeTargetHealth", 2, |state| {
+            state.tags.insert("rollout.mcp/epoch".to_owned(), "9".to_owned());
+            unwell(state, Color::Green);
+        });
+        assert!(ask(&double, json!({}), "1").await.unwrap_err().starts_with("Somebody else moved the traffic"));
+        assert_eq!((weights(&double), moves(&double)), (vec![0, 100], 1));
+    }
+
+    #[tokio::test]
+    async fn what_was_decided_before_somebody_else_acted_is_not_done() {
+        let double = Double::start().await;
+        on(&double, "DescribeTargetHealth", 1, |state| {
+            state.tags.insert("rollout.mcp/epoch".to_owned(), "1".to_owned());
+        });
+        let refused = ask(&double, json!({}), "1").await.unwrap_err();
+        assert_eq!(refused, "somebody else acted meanwhile (epoch 1, it was 0)");
+        assert_eq!(moves(&double), 0);
+    }
+
+    #[tokio::test]
     async fn weights_that_somebody_set_while_a_move_is_watched_are_let_be() {
         let double = Double::start().await;
         on(&double, "DescribeTargetHealth", 2, |state| {
@@ -378,6 +407,33 @@ mod tests {
         });
         assert!(ask(&double, json!({}), "1").await.unwrap_err().starts_with("Somebody else moved the traffic"));
         assert_eq!(weights(&double), [50, 50]);
+        double.state().weigh(100, 0);
+        double.state().targets.insert(group(Color::Green), vec![(3001, "healthy")]);
+        assert!(ask(&double, json!({}), "1").await.is_err(), "gone back to by hand, it is not moved again");
+        assert_eq!(weights(&double), [100, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_cut_off_before_it_moved_anything_is_done_when_it_comes_again() {
+        let double = Double::start().await;
+        on(&double, "ModifyRule", 1, |state| state.refuses = Some("OperationNotPermitted"));
+        assert!(ask(&double, json!({}), "1").await.is_err());
+        assert_eq!(weights(&double), [100, 0]);
+        let said = body(ask(&double, json!({}), "1").await);
+        assert_eq!((said["message"].as_str(), weights(&double)), (Some("Traffic switch successful"), vec![0, 100]));
+    }
+
+    #[tokio::test]
+    async fn a_move_whose_watcher_was_cut_off_is_watched_by_the_next_one() {
+        let double = Double::start().await;
+        // The second question about health is the watcher's.
+        on(&double, "DescribeTargetHealth", 2, |state| state.refuses = Some("ValidationError"));
+        assert!(ask(&double, json!({}), "1").await.is_err());
+        assert_eq!((weights(&double), moves(&double)), (vec![0, 100], 1));
+        unwell(&mut double.state(), Color::Green);
+        let failed = ask(&double, json!({}), "1").await.unwrap_err();
+        assert!(failed.contains("rolled back to blue"), "{failed}");
+        assert_eq!((weights(&double), moves(&double)), (vec![100, 0], 2));
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use lambda_runtime::{LambdaEvent, service_fn};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use rollout::{
     driver::ecs::{EcsDriver, EcsSettings},
     http::Http,
@@ -55,10 +55,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let answer = async |event: LambdaEvent<Value>| {
         // In a box, because a future within futures of the SDK is too deep for the compiler.
         let answered = Box::pin(shifter.handle(&event.payload, &event.context.request_id)).await;
-        if let Err(failure) = &answered {
-            tracing::error!("{}", rollout::chain(failure));
-        }
-        answered.map_err(lambda_runtime::Error::from)
+        answered.map_err(|failure| Diagnostic { error_type: "NotMoved".to_owned(), error_message: rollout::chain(&failure) })
     };
     lambda_runtime::run(service_fn(answer)).await
 }

@@ -635,6 +635,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_service_that_ecs_leads_by_itself_is_refused() {
+        let double = Double::start().await;
+        let configured = |configuration: Value| {
+            double.state().services.get_mut("app-green").unwrap()["deploymentConfiguration"] = configuration;
+        };
+        configured(json!({ "strategy": "BLUE_GREEN" }));
+        let words = said(double.driver().run(Color::Green, &image("app:2", &[]), 2, 5).await);
+        assert!(words.contains("has to be ROLLING"), "{words}");
+        configured(json!({ "strategy": "ROLLING", "deploymentCircuitBreaker": { "enable": true, "rollback": true } }));
+        let words = said(double.driver().run(Color::Green, &image("app:2", &[]), 2, 5).await);
+        assert!(words.contains("must not roll back"), "{words}");
+        configured(json!({ "strategy": "ROLLING", "deploymentCircuitBreaker": { "enable": true, "rollback": false } }));
+        double.driver().run(Color::Green, &image("app:2", &[]), 2, 5).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_target_group_that_no_rule_names_is_named_before_anything_runs_there() {
         let double = Double::start().await;
         double.state().forwards = vec![(group(Color::Blue), 1)];

@@ -109,7 +109,8 @@ impl Answer {
         let words = self.words();
         match self.outcome {
             Outcome::Begun | Outcome::Done | Outcome::Already | Outcome::WentBack | Outcome::Nowhere => {
-                let (now, then) = if self.outcome == Outcome::Nowhere { (self.to, self.to) } else { (self.from, self.to) };
+                let stays = matches!(self.outcome, Outcome::Already | Outcome::Nowhere);
+                let (now, then) = (if stays { self.to } else { self.from }, self.to);
                 let health = json!({ "healthy": self.healthy, "total": self.total });
                 let body = json!({ "message": words, "currentEnvironment": now, "newEnvironment": then, "health": health });
                 Ok(json!({ "statusCode": 200, "body": body.to_string() }))

@@ -110,7 +110,8 @@ const LEFT: &str = "rollout.mcp/shift";
 const MOVED: &str = "rollout.mcp/moved";
 pub(super) const ANSWERED: &str = "rollout.mcp/answered";
 
-/// Somebody who changes the rule at the same time is done after so many attempts.
+/// Somebody who changes the rule at the same time is done after so many attempts; what a balancer was told, it says after a
+/// while.
 const ATTEMPTS: u32 = 10;
 /// Before the second attempt; twice as long before each one after it, up to the other.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -164,7 +165,8 @@ impl Balancer {
             if written.notes.epoch < epoch {
                 continue;
             }
-            if notes.iter().any(|(key, value)| written.tags.get(*key) != Some(value)) {
+            let said = |key: &str| written.tags.get(key).map_or("", String::as_str);
+            if notes.iter().any(|(key, value)| said(key) != value) {
                 return Err(DriverError::Refused(
                     "somebody else acts at the same moment: look who is live, and try again".to_owned(),
                 ));

@@ -10,8 +10,8 @@ use aws_config::{SdkConfig, retry::RetryConfig};
 use aws_sdk_ecs::{
     Client, Config,
     types::{
-        ContainerOverride, Deployment, DeploymentRolloutState, DesiredStatus, Service, Task, TaskDefinitionField, TaskOverride,
-        TaskStopCode,
+        ContainerOverride, Deployment, DeploymentRolloutState, DeploymentStrategy, DesiredStatus, Service, Task,
+        TaskDefinitionField, TaskOverride, TaskStopCode,
     },
 };
 use bg_runtime::Color;
@@ -124,6 +124,7 @@ impl Tasks {
     /// Lets this run as a color, in so many tasks. Called again with the same, it changes nothing.
     pub(super) async fn run(&self, color: Color, image: &Image, replicas: u32, epoch: i64) -> Result<(), DriverError> {
         let services = self.services().await?;
+        is_led(services.of(color))?;
         let current = self.definition(services.of(color).task_definition().unwrap_or_default()).await?;
         let arn = if current.is_of(image, epoch) {
             current.arn.clone()
@@ -184,8 +185,9 @@ impl Tasks {
         if let Some(task) = stopped.iter().rev().find(|task| is_its_fault(task)) {
             return Some(self.reason(task).await);
         }
-        if deployment.rollout_state() == Some(&DeploymentRolloutState::Failed) {
-            return Some(deployment.rollout_state_reason().unwrap_or("its deployment failed").to_owned());
+        let failed = |deployment: &&Deployment| deployment.rollout_state() == Some(&DeploymentRolloutState::Failed);
+        if let Some(failed) = service.deployments().iter().find(failed) {
+            return Some(failed.rollout_state_reason().unwrap_or("its deployment failed").to_owned());
         }
         let began = deployment.created_at().map(|at| at.secs());
         let events = service.events().iter().filter(|event| event.created_at().map(|at| at.secs()) >= began);
@@ -372,6 +374,24 @@ impl Services {
         }
         Ok(groups)
     }
+}
+
+/// That a service is changed by nobody but who is told to.
+fn is_led(service: &Service) -> Result<(), DriverError> {
+    let name = service.service_name().unwrap_or_default();
+    let Some(configured) = service.deployment_configuration() else { return Ok(()) };
+    if configured.strategy().is_some_and(|strategy| *strategy != DeploymentStrategy::Rolling) {
+        return Err(DriverError::Refused(format!(
+            "the service {name} moves the traffic by itself when it is deployed: its deployment strategy has to be ROLLING"
+        )));
+    }
+    if configured.deployment_circuit_breaker().is_some_and(|breaker| breaker.enable() && breaker.rollback()) {
+        return Err(DriverError::Refused(format!(
+            "the service {name} goes back to its last build by itself, which would then be taken for the new one: its circuit \
+             breaker must not roll back"
+        )));
+    }
+    Ok(())
 }
 
 fn primary(service: &Service) -> Option<&Deployment> {
