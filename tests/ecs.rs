@@ -300,6 +300,13 @@ async fn weights_that_somebody_else_sets_in_between_are_not_moved_on_from() {
     let ended = running.end().await;
     ended.refused(3, "somebody else moved the traffic");
     assert_eq!(ecs.weights().await, [100, 0]);
+
+    // Somebody who comes between the look at the weights and the move.
+    let mut running = ecs.begin(&deploy(&image, &["--steps", "10", "--step-bake", "1", "--bake", "0"]));
+    running.begins("bake-10").await;
+    ecs.edge().then("AddTags", ecs.weigh([70, 30]));
+    running.end().await.refused(3, "somebody set the weights to 70/30 (blue/green) in between, it was 90/10");
+    assert_eq!(ecs.weights().await, [100, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,6 +356,29 @@ async fn going_back_works_in_the_middle_of_a_deploy_on_ecs_and_the_deploy_lets_g
         running.end().await.assert(75);
         assert_eq!(ecs.weights().await, [100, 0], "{step}: who lost the lease moved the traffic");
         ecs.until("green is gone", || ecs.tasks("green").is_empty()).await;
+    }
+    load.stop().await.assert_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_for_a_moment_is_not_done_after_somebody_went_back() {
+    let image = binary("mcp-server").display().to_string();
+    let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
+    let load = Load::start(ecs.address(), Mix::default()).await;
+    // The move to green, and the end of blue.
+    for (operation, step) in [("ModifyRule", "load"), ("UpdateService", "drained")] {
+        let mut running = ecs.begin(&deploy(&image, &["--bake", "0", "--retire"]));
+        running.begins(step).await;
+        ecs.edge().fault(operation, When::First(1), Fault::Throttled);
+        let (pid, before) = (running.pid(), ecs.edge().calls(operation));
+        ecs.edge().then(operation, async move { signal("STOP", pid) });
+        until("it is asleep", async || ecs.edge().calls(operation) > before).await;
+        ecs.rollout(&["rollback"]).await.assert(0);
+        running.signal("CONT");
+        running.end().await.assert(75);
+        assert_eq!((ecs.weights().await, ecs.ready("blue")), ([100, 0], 1), "{operation} of who lost the lease");
+        assert_eq!(ecs.service("blue").await["desiredCount"], 1);
+        ecs.edge().heal();
     }
     load.stop().await.assert_whole();
 }

@@ -252,7 +252,7 @@ impl EcsDriver {
 
     /// Remembers an answer.
     pub(crate) async fn answer(&self, answer: &str) -> Result<(), DriverError> {
-        self.balancer.write(&[(ANSWERED, answer.to_owned())]).await
+        self.balancer.remember(&[(ANSWERED, answer.to_owned())]).await
     }
 
     /// Tells a pipeline how its job ended.

@@ -1,15 +1,20 @@
 //! One rule of a balancer's listener: whom it forwards to, and what a rollout remembers in the tags on it.
 //!
 //! What must stay true: a greater epoch in the tags stops whoever has a smaller one. A balancer knows no compare-and-set, so
-//! a move writes the epoch, reads it back, moves, and reads both again. What is left is the moment between reading back and
-//! moving: a call that is under way then is done, although a later rollout has been heard of. Whoever made it is refused
-//! afterwards, and the later one moves again when it reads what it did not set. The lease is the lock; this is the fence.
+//! a move writes the epoch, reads it back, moves, and reads both again. Nothing is written from what was read more than a
+//! moment ago: whoever was slowed down, or asleep, looks once more, which is why the calls that write are not made again by
+//! the SDK. What is left is the moment between reading back and moving: a call that is under way then is done, although a later
+//! rollout has been heard of. Whoever made it is refused afterwards, and the later one moves again when it reads what it did not set. The
+//! lease is the lock; this is the fence.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use aws_config::SdkConfig;
+use aws_config::{SdkConfig, retry::RetryConfig};
 use aws_sdk_elasticloadbalancingv2::{
-    Client,
+    Client, Config,
     types::{
         Action, ActionTypeEnum, ForwardActionConfig, Tag, TargetGroupStickinessConfig, TargetGroupTuple, TargetHealthStateEnum,
     },
@@ -23,12 +28,16 @@ use crate::{driver::DriverError, share};
 #[derive(Debug)]
 pub(super) struct Balancer {
     client: Client,
+    /// Makes each call once, for what moves the traffic.
+    once: Client,
     rule: String,
 }
 
 /// The rule at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
+    /// When it began to be read.
+    read: Instant,
     actions: Vec<Action>,
     /// Target groups, each with its weight.
     forwards: Vec<(String, i32)>,
@@ -66,6 +75,13 @@ pub(super) struct Turn<'a> {
     pub(super) more: &'a [Note],
 }
 
+/// What is written to the rule.
+#[derive(Clone, Copy, Debug)]
+enum Write<'a> {
+    Notes(&'a [Note]),
+    Weights(&'a Groups, Weights),
+}
+
 /// Whose target group is whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Groups {
@@ -97,18 +113,23 @@ pub(super) const ANSWERED: &str = "rollout.mcp/answered";
 /// Somebody who changes the rule at the same time is done after so many attempts; what a balancer was told, it says after a
 /// while.
 const ATTEMPTS: u32 = 10;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Before the second attempt; twice as long before each one after it, up to the other.
+const AGAIN: Duration = Duration::from_millis(50);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(2);
+/// What was read longer ago is read again before anything is written from it.
+const FRESH: Duration = Duration::from_secs(1);
 
 // === impl Balancer ===
 
 impl Balancer {
     pub(super) fn new(config: &SdkConfig, rule: &str) -> Self {
-        Self { client: Client::new(config), rule: rule.to_owned() }
+        let once = Config::from(config).to_builder().retry_config(RetryConfig::disabled()).build();
+        Self { client: Client::new(config), once: Client::from_conf(once), rule: rule.to_owned() }
     }
 
     /// The rule as it is.
     pub(super) async fn look(&self) -> Result<Rule, DriverError> {
+        let read = Instant::now();
         let rules = self.client.describe_rules().rule_arns(&self.rule).send();
         let tags = self.client.describe_tags().resource_arns(&self.rule).send();
         let (rules, tags) = tokio::join!(rules, tags);
@@ -118,26 +139,30 @@ impl Balancer {
         };
         let tags = tags.tag_descriptions().iter().flat_map(|described| described.tags());
         let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
-        Rule::read(rule.actions(), tags.collect())
+        Rule::read(read, rule.actions(), tags.collect())
     }
 
     /// Writes down who acts from now on and what `notes` says, unless a later rollout has been heard of. The rule after that.
     pub(super) async fn claim(
         &self,
         epoch: i64,
-        notes: impl Fn(&Rule) -> Result<Vec<Note>, DriverError>,
+        mut notes: impl FnMut(&Rule) -> Result<Vec<Note>, DriverError>,
     ) -> Result<Rule, DriverError> {
+        let mut away = None;
         for attempt in 0..ATTEMPTS {
+            pause(attempt).await;
             let rule = self.look().await?;
             rule.current(epoch)?;
             let mut notes = notes(&rule)?;
             notes.push((EPOCH, epoch.to_string()));
-            self.write(&notes).await?;
+            if let Some(failure) = self.follow(&rule, Write::Notes(&notes)).await? {
+                away = Some(failure);
+                continue;
+            }
             let written = self.look().await?;
             written.current(epoch)?;
             // An earlier rollout that looked before it could read this wrote over it.
             if written.notes.epoch < epoch {
-                pause(attempt).await;
                 continue;
             }
             let said = |key: &str| written.tags.get(key).map_or("", String::as_str);
@@ -148,34 +173,67 @@ impl Balancer {
             }
             return Ok(written);
         }
-        Err(DriverError::Refused(format!("somebody else keeps changing the tags of the rule {}", self.rule)))
+        Err(away
+            .unwrap_or_else(|| DriverError::Refused(format!("somebody else keeps changing the tags of the rule {}", self.rule))))
     }
 
     /// Lets this many of a hundred requests go to green, unless a later rollout has been heard of.
     pub(super) async fn shift(&self, groups: &Groups, green_percent: u8, turn: Turn<'_>) -> Result<(), DriverError> {
         let (wanted, epoch) = (Weights::of(green_percent), turn.epoch);
-        let mut after = turn.after;
+        let (mut after, mut away) = (turn.after, None);
         for attempt in 0..ATTEMPTS {
+            pause(attempt).await;
+            let mut judged = None;
             let notes = |rule: &Rule| {
-                rule.follows(after)?;
+                rule.follows(after, &turn)?;
+                judged = (!rule.goes_back(green_percent, epoch)).then_some(rule.weights(groups)?);
                 Ok([rule.departs(groups, green_percent, epoch)?, turn.more.to_vec()].concat())
             };
             let rule = self.claim(epoch, notes).await?;
             after = None;
+            let found = rule.weights(groups)?;
+            if let Some(judged) = judged.filter(|judged| *judged != found) {
+                return Err(in_between(found, judged.green_percent()));
+            }
             if rule.sticky {
                 tracing::warn!("the rule keeps clients on the target group that they met first: that is turned off");
             }
-            if rule.weights(groups)? != wanted || rule.sticky {
-                self.forward(&rule, groups, wanted).await?;
+            if (found != wanted || rule.sticky)
+                && let Some(failure) = self.follow(&rule, Write::Weights(groups, wanted)).await?
+            {
+                away = Some(failure);
+                continue;
             }
             let now = self.look().await?;
             now.current(epoch)?;
             if now.weights(groups)? == wanted {
                 return Ok(());
             }
-            pause(attempt).await;
         }
-        Err(DriverError::Refused(format!("somebody else keeps changing the weights of the rule {}", self.rule)))
+        Err(away.unwrap_or_else(|| {
+            DriverError::Refused(format!("somebody else keeps changing the weights of the rule {}", self.rule))
+        }))
+    }
+
+    /// Writes what follows from the rule, and again while that was read a moment ago. Why it was not done in time, if it was
+    /// not.
+    async fn follow(&self, rule: &Rule, write: Write<'_>) -> Result<Option<DriverError>, DriverError> {
+        let mut away = DriverError::Away(": AWS", "it took too long to answer".into());
+        for attempt in 0.. {
+            pause(attempt).await;
+            if rule.read.elapsed() >= FRESH {
+                break;
+            }
+            let written = match write {
+                Write::Notes(notes) => self.write(&self.once, notes).await,
+                Write::Weights(groups, weights) => self.forward(rule, groups, weights).await,
+            };
+            match written {
+                Err(failure @ DriverError::Away(..)) => away = failure,
+                written => return written.map(|()| None),
+            }
+        }
+        Ok(Some(away))
     }
 
     /// Names both target groups in the rule, because one that no rule names is not asked for its health. Nothing is moved.
@@ -187,10 +245,14 @@ impl Balancer {
         self.forward(rule, groups, Weights::of(weights.green_percent())).await
     }
 
-    /// Remembers.
-    pub(super) async fn write(&self, notes: &[Note]) -> Result<(), DriverError> {
+    /// Remembers what nobody decides by.
+    pub(super) async fn remember(&self, notes: &[Note]) -> Result<(), DriverError> {
+        self.write(&self.client, notes).await
+    }
+
+    async fn write(&self, client: &Client, notes: &[Note]) -> Result<(), DriverError> {
         let tags = notes.iter().map(|(key, value)| Tag::builder().key(*key).value(value).build());
-        self.client.add_tags().resource_arns(&self.rule).set_tags(Some(tags.collect())).send().await?;
+        client.add_tags().resource_arns(&self.rule).set_tags(Some(tags.collect())).send().await?;
         Ok(())
     }
 
@@ -224,7 +286,7 @@ impl Balancer {
             }
             action
         });
-        self.client.modify_rule().rule_arn(&self.rule).set_actions(Some(actions.collect())).send().await?;
+        self.once.modify_rule().rule_arn(&self.rule).set_actions(Some(actions.collect())).send().await?;
         Ok(())
     }
 }
@@ -232,7 +294,7 @@ impl Balancer {
 // === impl Rule ===
 
 impl Rule {
-    fn read(actions: &[Action], tags: BTreeMap<String, String>) -> Result<Self, DriverError> {
+    fn read(read: Instant, actions: &[Action], tags: BTreeMap<String, String>) -> Result<Self, DriverError> {
         let Some(action) = actions.iter().find(|action| action.r#type() == Some(&ActionTypeEnum::Forward)) else {
             let words = "the rule forwards to nobody: see --rule, it is the one that both target groups are in";
             return Err(DriverError::Refused(words.to_owned()));
@@ -250,7 +312,7 @@ impl Rule {
         let sticky = config.and_then(|config| config.target_group_stickiness_config());
         let sticky = sticky.and_then(|sticky| sticky.enabled()).unwrap_or_default();
         let notes = Notes::read(&tags);
-        Ok(Self { actions: actions.to_vec(), forwards, sticky, tags, notes })
+        Ok(Self { read, actions: actions.to_vec(), forwards, sticky, tags, notes })
     }
 
     /// The weights of both colors.
@@ -281,18 +343,25 @@ impl Rule {
         Ok(())
     }
 
-    /// That nobody has acted since.
+    /// That nobody has acted since, except this turn itself, whose answer may have been lost.
     ///
     /// # Errors
     /// When somebody has.
-    fn follows(&self, after: Option<i64>) -> Result<(), DriverError> {
+    fn follows(&self, after: Option<i64>, turn: &Turn<'_>) -> Result<(), DriverError> {
         let now = self.notes.epoch;
+        let is_ours = now == turn.epoch && turn.more.iter().all(|(key, value)| self.tags.get(*key) == Some(value));
         match after {
-            Some(after) if after != now => {
+            Some(after) if after != now && !is_ours => {
                 Err(DriverError::Refused(format!("somebody else acted meanwhile (epoch {now}, it was {after})")))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether it is to be moved whatever somebody else does: to the color before, or by a call that was remembered already.
+    fn goes_back(&self, green_percent: u8, epoch: i64) -> bool {
+        let to = share::live(green_percent);
+        to.is_some() && to == self.notes.before || self.notes.left == Some((epoch, green_percent))
     }
 
     /// What is remembered of a move, unless the weights are not those that this rollout left or found. Going back to what it
@@ -305,13 +374,8 @@ impl Rule {
             return Ok(Vec::new());
         }
         if let Some((_, left)) = self.notes.left.filter(|(of, _)| *of == epoch) {
-            let goes_back = to.is_some() && to == before;
-            if found != left && found != green_percent && !goes_back {
-                return Err(DriverError::Refused(format!(
-                    "somebody set the weights to {weights} (blue/green) in between, it was {}/{left}: `rollout status` says what \
-                     is live, and the same command goes on from there",
-                    100 - left
-                )));
+            if found != left && found != green_percent && !self.goes_back(green_percent, epoch) {
+                return Err(in_between(weights, left));
             }
         }
         let was = share::live(found).filter(|_| found != green_percent);
@@ -418,8 +482,19 @@ impl Target {
     }
 }
 
+fn in_between(weights: Weights, left: u8) -> DriverError {
+    DriverError::Refused(format!(
+        "somebody set the weights to {weights} (blue/green) in between, it was {}/{left}: `rollout status` says what is live, \
+         and the same command goes on from there",
+        100 - left
+    ))
+}
+
+/// Waits before an attempt that is not the first, each time for longer.
 async fn pause(attempt: u32) {
-    tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(attempt)).min(LONGEST_PAUSE)).await;
+    if let Some(earlier) = attempt.checked_sub(1) {
+        tokio::time::sleep((AGAIN * 2_u32.saturating_pow(earlier)).min(AGAIN_AT_MOST)).await;
+    }
 }
 
 /// A tag cannot be absent and written at once: empty is nobody.

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_config::SdkConfig;
+use aws_config::{SdkConfig, retry::RetryConfig};
 use aws_sdk_ecs::{
-    Client,
+    Client, Config,
     types::{
         ContainerOverride, Deployment, DeploymentRolloutState, DeploymentStrategy, DesiredStatus, Service, Task,
         TaskDefinitionField, TaskOverride, TaskStopCode,
@@ -26,6 +26,8 @@ use crate::driver::{DriverError, Ended, Heard, Image, Said};
 #[derive(Debug)]
 pub(super) struct Tasks {
     client: Client,
+    /// Makes each call once, for what is told of a service: who was refused is to see first who acts by then.
+    once: Client,
     logs: aws_sdk_cloudwatchlogs::Client,
     cluster: String,
     app: String,
@@ -60,7 +62,15 @@ const HOPELESS: [&str; 3] = ["failed to launch a task", "unable to assume the ro
 impl Tasks {
     pub(super) fn new(config: &SdkConfig, cluster: &str, app: &str) -> Self {
         let (client, logs) = (Client::new(config), aws_sdk_cloudwatchlogs::Client::new(config));
-        Self { client, logs, cluster: cluster.to_owned(), app: app.to_owned(), definitions: Mutex::default() }
+        let once = Config::from(config).to_builder().retry_config(RetryConfig::disabled()).build();
+        Self {
+            client,
+            once: Client::from_conf(once),
+            logs,
+            cluster: cluster.to_owned(),
+            app: app.to_owned(),
+            definitions: Mutex::default(),
+        }
     }
 
     fn service(&self, color: Color) -> String {
@@ -126,14 +136,14 @@ impl Tasks {
             arn.unwrap_or_default().to_owned()
         };
         let count = i32::try_from(replicas).unwrap_or(i32::MAX);
-        let update = self.client.update_service().cluster(&self.cluster).service(self.service(color));
+        let update = self.once.update_service().cluster(&self.cluster).service(self.service(color));
         update.task_definition(arn).desired_count(count).send().await?;
         Ok(())
     }
 
     /// Lets nothing run as a color. What would run there stays as it is.
     pub(super) async fn stop(&self, color: Color) -> Result<(), DriverError> {
-        self.client.update_service().cluster(&self.cluster).service(self.service(color)).desired_count(0).send().await?;
+        self.once.update_service().cluster(&self.cluster).service(self.service(color)).desired_count(0).send().await?;
         Ok(())
     }
 
