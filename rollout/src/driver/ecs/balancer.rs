@@ -373,10 +373,12 @@ impl Rule {
             // Remembered already, by a call that did not come to its end; or found as it is to be.
             return Ok(Vec::new());
         }
-        if let Some((_, left)) = self.notes.left.filter(|(of, _)| *of == epoch) {
-            if found != left && found != green_percent && !self.goes_back(green_percent, epoch) {
-                return Err(in_between(weights, left));
-            }
+        if let Some((_, left)) = self.notes.left.filter(|(of, _)| *of == epoch)
+            && found != left
+            && found != green_percent
+            && !self.goes_back(green_percent, epoch)
+        {
+            return Err(in_between(weights, left));
         }
         let was = share::live(found).filter(|_| found != green_percent);
         let before = match (to.is_some() && to == before, was) {
