@@ -161,6 +161,47 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
 }
 
 /// A folder, seen from k8s/overlays, as the objects that `kubectl kustomize` makes of it.
+/// Terraform's own tests hold its chain together; here it is held against the code.
+#[test]
+fn terraforms_defaults_are_those_of_the_code() {
+    let (tasks, balancer) = (text("terraform/modules/ecs/variables.tf"), text("terraform/modules/alb/variables.tf"));
+    let ecs = text("terraform/modules/ecs/main.tf");
+    let kubernetes = rendered("production");
+    let kubernetes = variables(&kubernetes, deployment(&kubernetes, "blue"));
+    let default = |text: &str, name: &str| -> u64 {
+        let line = text.lines().find(|line| line.trim_start().starts_with(&format!("{name} ")));
+        let line = line.unwrap_or_else(|| panic!("there is no {name}"));
+        let number = line.split("optional(number, ").nth(1).and_then(|rest| rest.split(')').next());
+        number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no default in {line}"))
+    };
+    // What both platforms have, they have alike; an ALB goes on sending for longer than a Service.
+    for (name, variable) in
+        [("call_timeout", "CALL_TIMEOUT_SECS"), ("drain_deadline", "DRAIN_DEADLINE_SECS"), ("close", "CLOSE_SECS")]
+    {
+        assert_eq!(default(&tasks, name).to_string(), kubernetes[variable], "{name}");
+    }
+    for name in ["call_timeout", "leave_delay", "server_idle_timeout"] {
+        assert_eq!(default(&tasks, name), default(&balancer, name), "{name} in both modules");
+    }
+    let config = text("mcp-server/src/config.rs");
+    let given: Vec<_> = ecs.lines().filter_map(|line| line.trim().split_once(" = ")).map(|(name, _)| name.trim()).collect();
+    let given: Vec<_> = given
+        .into_iter()
+        .filter(|name| name.len() > 3 && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+        .collect();
+    assert!(given.contains(&"LEAVE_DELAY_SECS") && given.contains(&"RELEASE_COLOR"), "{given:?}");
+    for name in given {
+        assert!(config.contains(&format!("\"{name}\"")), "nobody reads {name}");
+    }
+    // Names that the driver looks for, and paths that the server has.
+    for part in ["\"/ready\"", "\"release-color\""] {
+        assert!(text("terraform/modules/alb/main.tf").contains(part), "{part}");
+    }
+    for port in ["3000", "9464"] {
+        assert!(ecs.contains(port), "{port}");
+    }
+}
+
 fn rendered(folder: &str) -> Vec<Value> {
     let missing = "kubectl cannot be run: `./dev test` says which one is needed";
     let path = format!("{ROOT}/k8s/overlays/{folder}");

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde_json::{Value, json};
 use tests::{
     http::{Connection, get},
+    issuer::Issuer,
     load::{Load, Mix},
     local::Local,
     node,
@@ -433,4 +434,34 @@ async fn what_was_there_is_there_again_and_one_platform_keeps_it() {
     let mut connection = Connection::open(local.operations()).await;
     connection.send(b"GET /platform HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
     assert_eq!(connection.answer().await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gates_bring_a_token_where_the_server_wants_one() {
+    let issuer = Issuer::start(&[]).await;
+    let url = issuer.url();
+    let environment = [
+        ("AUTHENTICATION", "oauth"),
+        ("OAUTH_ISSUER", &*url),
+        ("OAUTH_AUDIENCE", "rollout"),
+        ("PUBLIC_URL", "https://mcp.example.com"),
+    ];
+    let local = Local::up(&server(), &environment, 1).await;
+    let given = environment.map(|(name, value)| format!("--env={name}={value}"));
+    let mut more: Vec<&str> = given.iter().map(String::as_str).collect();
+    more.extend(["--bake", "0", "--load-for", "1"]);
+    let image = server().display().to_string();
+    let ended = local.rollout(&deploy(&image, &more)).await;
+    let reason = ended.assert(1).last()["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.starts_with("smoke") && reason.contains("an access token is needed"), "{reason}");
+    let wish = json!({ "aud": "rollout", "sub": "rollout-probe", "scope": "appointments:read" });
+    let token = issuer.token("current", &json!({}), &wish).await;
+    more.extend(["--token", &token]);
+    let ended = local.rollout(&deploy(&image, &more)).await;
+    ended.assert(0);
+    for step in ["smoke", "contract", "load"] {
+        assert_eq!(ended.step(step)["state"], "passed", "{step}");
+    }
+    let said: String = ended.lines.iter().map(Value::to_string).collect();
+    assert!(!said.contains(&token) && !ended.stderr.contains(&token), "the token is told");
 }

@@ -1,7 +1,11 @@
 //! What the end-to-end tests share: real processes, and real clients to speak to them.
 
+#[path = "support/aws.rs"]
+pub mod aws;
 #[path = "support/chaos.rs"]
 pub mod chaos;
+#[path = "support/command.rs"]
+pub mod command;
 #[path = "support/front.rs"]
 pub mod front;
 #[path = "support/http.rs"]
@@ -20,3 +24,5 @@ pub mod postgres;
 pub mod receiver;
 #[path = "support/server.rs"]
 pub mod server;
+#[path = "support/switches.rs"]
+pub mod switches;

@@ -1,10 +1,10 @@
 //! Asking others over HTTP: replicas, an authorization server, Prometheus, a webhook. Every question has a deadline, and no answer
 //! is read past a limit.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsSchemes};
 use hyper_util::{
@@ -17,7 +17,12 @@ use serde_json::Value;
 #[derive(Clone, Debug)]
 pub struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    bearer: Option<Bearer>,
 }
+
+/// An access token. It is shown nowhere.
+#[derive(Clone, Debug)]
+pub struct Bearer(HeaderValue);
 
 /// An answer, read whole.
 #[derive(Clone, Debug)]
@@ -90,21 +95,30 @@ impl Http {
             }
         };
         // Colors come and go: a kept connection could be one that closes just as it is used.
-        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector(builder)) }
+        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector(builder)), bearer: None }
+    }
+
+    /// The same, with this token in every question that brings none of its own.
+    #[must_use]
+    pub fn bearing(&self, token: Option<&Bearer>) -> Self {
+        Self { client: self.client.clone(), bearer: token.cloned() }
     }
 
     /// For replicas over http, on connections that are kept between questions.
     #[must_use]
     pub fn keeping_connections() -> Self {
         let builder = HttpsConnectorBuilder::new().with_tls_config(no_roots());
-        Self { client: Client::builder(TokioExecutor::new()).build(connector(builder)) }
+        Self { client: Client::builder(TokioExecutor::new()).build(connector(builder)), bearer: None }
     }
 
     /// Asks, and reads the answer whole, whatever it says.
     ///
     /// # Errors
     /// See [`HttpError`].
-    pub async fn ask(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Answer, HttpError> {
+    pub async fn ask(&self, mut request: Request<Full<Bytes>>, within: Duration) -> Result<Answer, HttpError> {
+        if let Some(Bearer(token)) = &self.bearer {
+            request.headers_mut().entry(header::AUTHORIZATION).or_insert_with(|| token.clone());
+        }
         // Without what could stand before the host, or after it.
         let (host, port) = (request.uri().host().unwrap_or_default(), request.uri().port_u16());
         let address = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -143,6 +157,20 @@ impl Http {
 impl Default for Http {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+// === impl Bearer ===
+
+impl FromStr for Bearer {
+    type Err = &'static str;
+
+    fn from_str(token: &str) -> Result<Self, Self::Err> {
+        let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let value = is_token.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten();
+        let mut value = value.ok_or("an access token is visible ASCII without spaces")?;
+        value.set_sensitive(true);
+        Ok(Self(value))
     }
 }
 
@@ -223,4 +251,18 @@ fn no_roots() -> rustls::ClientConfig {
         .expect("ring speaks TLS 1.2 and 1.3")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_shown_nowhere_and_is_one_word() {
+        let http = Http::keeping_connections().bearing(Some(&"eyJ.secret".parse().unwrap()));
+        assert!(!format!("{http:?}").contains("secret"));
+        for wrong in ["", "two words", "a\nb", "ü"] {
+            assert!(wrong.parse::<Bearer>().is_err(), "{wrong:?}");
+        }
+    }
 }

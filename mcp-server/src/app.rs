@@ -2,6 +2,7 @@
 //!
 //! [`App::start`] finds every mistake before a port is opened and says them all at once.
 
+mod address;
 mod running;
 mod sharing;
 mod starting;
@@ -86,6 +87,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Where the other processes reach this one was to be found out, and is not.
+    #[error("ADVERTISE_ADDRESS=ecs: {0}")]
+    Address(String),
 }
 
 fn list(mistakes: &[String]) -> String {
@@ -280,14 +284,20 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     /// Opens the ports and starts to become ready.
     ///
     /// # Errors
-    /// Every mistake of the application and its deadlines, in one message; or a port that is taken.
-    pub async fn start(mut self, config: HttpConfig) -> Result<Running, StartError> {
+    /// Every mistake of the application and its deadlines, in one message; a port that is taken; or an address that ECS does
+    /// not tell.
+    pub async fn start(mut self, mut config: HttpConfig) -> Result<Running, StartError> {
         let mistakes = self.mistakes(&config);
         if !mistakes.is_empty() {
             return Err(StartError::Mistakes(mistakes));
         }
         let listen = async |address| Listener::bind(address).await.map_err(|source| StartError::Listen { address, source });
         let (public, operations) = (listen(config.listen).await?, listen(config.operations_listen).await?);
+        if config.advertise.as_deref() == Some(address::ECS) {
+            let metadata = config.task_metadata.as_deref().unwrap_or_default();
+            let ours = address::of_task(metadata).await.map_err(StartError::Address)?;
+            config.advertise = Some(SocketAddr::new(ours, public.address().port()).to_string());
+        }
 
         let lifecycle = Lifecycle::new();
         let release = self.parts.release.clone();

@@ -84,6 +84,8 @@ pub struct HttpConfig {
     pub pins: PinLimits,
     /// Where the other processes reach this one, when not where it listens.
     pub advertise: Option<String>,
+    /// Where ECS tells a container about its task.
+    pub task_metadata: Option<String>,
     /// What seals what clients carry between the rounds of a call.
     pub request_state_keys: RequestStateKeys,
 }
@@ -124,6 +126,10 @@ impl HttpConfig {
                 "a call may take {:?} and the drain waits only {:?} for it: lower CALL_TIMEOUT_SECS or raise DRAIN_DEADLINE_SECS",
                 self.call_timeout, self.timing.drain_deadline
             ));
+        }
+        if self.advertise.as_deref() == Some("ecs") && self.task_metadata.is_none() {
+            mistakes
+                .push("ADVERTISE_ADDRESS=ecs, and this is no task of ECS: ECS_CONTAINER_METADATA_URI_V4 is not set".to_owned());
         }
         if self.header_timeout > self.idle_timeout {
             mistakes.push("HEADER_TIMEOUT_SECS is longer than IDLE_TIMEOUT_SECS".to_owned());
@@ -356,7 +362,12 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
         advertise: reader.value(
             "ADVERTISE_ADDRESS",
             "",
-            "`address:port` at which the other processes reach this one's public listener, in a pod its IP; where LISTEN says, unless that is everywhere",
+            "`address:port` at which the other processes reach this one's public listener, in a pod its IP; `ecs` asks ECS for the task's; where LISTEN says, unless that is everywhere",
+        ),
+        task_metadata: reader.value(
+            "ECS_CONTAINER_METADATA_URI_V4",
+            "",
+            "set by ECS; asked when ADVERTISE_ADDRESS is `ecs`",
         ),
         request_state_keys: reader
             .secret_value("REQUEST_STATE_KEYS", "`NAME=SECRET,…`: seals what clients carry between two rounds of a call; the first seals, all open; `database` stands for a key that the database keeps, and is the default")

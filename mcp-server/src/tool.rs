@@ -50,6 +50,8 @@ pub struct Description {
     pub(crate) acts_once: bool,
     /// What a caller's token has to allow.
     pub(crate) scopes: Vec<&'static str>,
+    /// The argument that says whose data is meant.
+    pub(crate) whose: Option<&'static str>,
     /// When a conversation that it was called in may move to another build.
     pub(crate) pinning: Pinning,
     /// The boundary that a call of it reaches.
@@ -157,6 +159,7 @@ impl<S> Tool<S> {
             needs_peer: false,
             acts_once: false,
             scopes: Vec::new(),
+            whose: None,
             pinning: Pinning::Auto,
             reaches: None,
             drawn_by: None,
@@ -239,6 +242,14 @@ impl<S> Tool<S> {
         self
     }
 
+    /// The argument that says whose data is meant. Where callers prove who they are, it may be left out, and `tools/list` says
+    /// so; the function learns from [`Principal`](crate::extract::Principal) who they are.
+    #[must_use]
+    pub fn whose(mut self, argument: &'static str) -> Self {
+        self.description.whose = Some(argument);
+        self
+    }
+
     /// Replaces the input schema, for what a Rust type cannot say.
     #[must_use]
     pub fn input_schema(mut self, schema: JsonObject) -> Self {
@@ -281,6 +292,13 @@ impl Description {
         let mut tool = self.to_tool();
         let meta = tool.meta.get_or_insert_default();
         meta.0.insert("securitySchemes".to_owned(), serde_json::json!([{ "type": "oauth2", "scopes": self.scopes }]));
+        if let Some(whose) = self.whose {
+            let mut input = self.input.clone();
+            if let Some(required) = input.get_mut("required").and_then(|required| required.as_array_mut()) {
+                required.retain(|name| name != whose);
+            }
+            tool.input_schema = Arc::new(input);
+        }
         tool
     }
 
@@ -338,6 +356,10 @@ impl Description {
             |scope: &&str| !scope.is_empty() && scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
         if !self.scopes.iter().all(is_scope) {
             problems.push("a scope is visible ASCII without spaces, quotes and backslashes (RFC 6749, 3.3)".to_owned());
+        }
+        let has = |whose| self.input.get("properties").is_some_and(|properties| properties.get(whose).is_some());
+        if let Some(whose) = self.whose.filter(|whose| !has(*whose)) {
+            problems.push(format!("it has no argument `{whose}`, which .whose(…) names"));
         }
         let (name, function) = (self.name.clone(), self.function);
         problems.into_iter().map(move |problem| format!("tool `{name}` ({function}): {problem}"))

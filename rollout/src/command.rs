@@ -22,6 +22,7 @@ use rollout::{
     console::Console,
     driver::{
         Driver, DriverError, Observation,
+        ecs::{EcsDriver, EcsSettings},
         kubernetes::{KubernetesDriver, Reach},
         local::LocalDriver,
     },
@@ -56,14 +57,20 @@ pub(crate) struct Common {
     /// Of Kubernetes: the namespace.
     #[arg(long, global = true, default_value = "mcp")]
     namespace: String,
-    /// Of Kubernetes: the name of the Service, and of the Deployments before `-blue` and `-green`.
+    /// Of ECS: the cluster.
+    #[arg(long, global = true, default_value = "mcp")]
+    cluster: String,
+    /// Of ECS: the rule of the balancer's listener that forwards to both target groups.
+    #[arg(long, global = true, value_name = "ARN")]
+    rule: Option<String>,
+    /// Of Kubernetes and ECS: the name of the container, and of the Deployments or services before `-blue` and `-green`.
     #[arg(long, global = true, default_value = "mcp-server")]
     app: String,
     /// Of Kubernetes: the HTTPRoute whose weights move the traffic, as `k8s/gateway` has it. Without it, the Service's selector
     /// does, which knows no --steps.
     #[arg(long, global = true, value_name = "NAME")]
     route: Option<String>,
-    /// Of Kubernetes: where clients come in, as `https://mcp.example.com`. A switch is proved there.
+    /// Of Kubernetes and ECS: where clients come in, as `https://mcp.example.com`. A switch is proved there.
     #[arg(long, global = true, value_name = "URL", value_parser = url)]
     entrance: Option<String>,
     /// Of Kubernetes: how pods are reached from here.
@@ -95,6 +102,8 @@ enum Platform {
     Local,
     /// A cluster, as `k8s/` lays it out.
     Kubernetes,
+    /// Two services behind one rule, as `terraform/` lays them out.
+    Ecs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -169,9 +178,7 @@ impl Common {
         match self.platform {
             Platform::Local => Ok(Arc::new(LocalDriver::new(&self.state, http.clone())?)),
             Platform::Kubernetes => {
-                let Some(entrance) = self.entrance.clone() else {
-                    return Err(Stop("say where clients come in: --entrance https://…".to_owned(), USAGE));
-                };
+                let entrance = self.entrance()?;
                 let reach = match self.reach {
                     ReachArgument::Forward => Reach::Forward,
                     ReachArgument::Pods => Reach::Pods,
@@ -179,7 +186,21 @@ impl Common {
                 let (route, http) = (self.route.as_deref(), http.clone());
                 Ok(Arc::new(KubernetesDriver::new(&self.namespace, &self.app, route, entrance, reach, http).await?))
             }
+            Platform::Ecs => {
+                let Some(rule) = self.rule.clone() else {
+                    let words = "say which rule leads the traffic: --rule ARN (`terraform output rule_arn`)";
+                    return Err(Stop(words.to_owned(), USAGE));
+                };
+                let (cluster, app) = (self.cluster.clone(), self.app.clone());
+                let settings = EcsSettings { cluster, app, rule, entrance: self.entrance()? };
+                Ok(Arc::new(EcsDriver::new(settings, http.clone()).await?))
+            }
         }
+    }
+
+    fn entrance(&self) -> Result<String, Stop> {
+        let words = || Stop("say where clients come in: --entrance https://…".to_owned(), USAGE);
+        self.entrance.clone().ok_or_else(words)
     }
 
     /// The journal, in the database that both colors share.

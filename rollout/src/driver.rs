@@ -3,6 +3,7 @@
 //! What must stay true: a driver acts and looks, and decides nothing. Whatever moves traffic carries the epoch of the lease
 //! under which it was decided, so that a rollout that lost its lease moves nothing.
 
+pub mod ecs;
 pub mod kubernetes;
 pub mod local;
 
@@ -47,6 +48,8 @@ impl Image {
 const AWAY_FOR: Duration = Duration::from_secs(30);
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How long a color may take to stop, where nothing else is known.
+const STOPPED_WITHIN: Duration = Duration::from_secs(90);
 /// Stands before a digest.
 const DIGEST: &str = "sha256:";
 
@@ -112,6 +115,15 @@ pub enum DriverError {
     Task(String, #[source] std::io::Error),
 }
 
+/// Hears a line of a task's log.
+pub type Said<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// How much of a task's log was heard.
+pub(crate) struct Heard<'a> {
+    lines: usize,
+    said: Said<'a>,
+}
+
 /// How a task ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
@@ -145,6 +157,11 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Gives it up.
     async fn unlock(&self) {}
 
+    /// How long a color may take to stop.
+    fn stopped_within(&self) -> Duration {
+        STOPPED_WITHIN
+    }
+
     /// Looks.
     async fn observe(&self) -> Result<Observation, DriverError>;
 
@@ -160,8 +177,32 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Lets this many of a hundred requests go to green. When it returns, no new request goes elsewhere.
     async fn shift(&self, green_percent: u8, epoch: i64) -> Result<(), DriverError>;
 
-    /// Runs the image once with these arguments, to its end, or to the end of its time.
-    async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError>;
+    /// Keeps the platform itself from taking a color's replicas away, for a while: it is said again and again as long as
+    /// something holds on to them. Where a platform never does that, nothing is to be done.
+    async fn hold(&self, _color: Color, _epoch: i64) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    /// Runs the image once with these arguments, to its end, or to the end of its time. `said` hears each line of its log as it
+    /// comes, or some moments later.
+    async fn task(&self, image: &Image, arguments: &[&str], within: Duration, said: Said<'_>) -> Result<Ended, DriverError>;
+}
+
+// === impl Heard ===
+
+impl<'a> Heard<'a> {
+    pub(crate) fn new(said: Said<'a>) -> Self {
+        Self { lines: 0, said }
+    }
+
+    /// Passes on what is new in the log as far as it has been written. A line that has no end yet is not one.
+    pub(crate) fn hear(&mut self, log: &str) {
+        let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        for line in whole.skip(self.lines) {
+            self.lines += 1;
+            (self.said)(line.trim_end());
+        }
+    }
 }
 
 // === impl Ended ===
@@ -260,5 +301,21 @@ pub(crate) async fn ask(http: &Http, replica: &mut Replica) {
     let release = &said["release"];
     if let (Some(version), Some(commit)) = (release["version"].as_str(), release["commit"].as_str()) {
         replica.build = Some(format!("{version}+{commit}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_of_a_log_is_heard_once_and_whole() {
+        let lines = std::sync::Mutex::new(Vec::new());
+        let said = |line: &str| lines.lock().unwrap().push(line.to_owned());
+        let mut heard = Heard::new(&said);
+        for log in ["", "one\ntw", "one\ntwo\n", "one\ntwo\n", "one\ntwo\r\nthree\n"] {
+            heard.hear(log);
+        }
+        assert_eq!(*lines.lock().unwrap(), ["one", "two", "three"]);
     }
 }

@@ -121,8 +121,8 @@ const PROVED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(500);
 /// How many looks between two questions to Prometheus.
 const PROMETHEUS_EVERY: u32 = 10;
-/// How long a color may take to stop.
-const STOPPED_WITHIN: Duration = Duration::from_secs(90);
+/// How often a platform hears that a color is still needed.
+const HOLD: Duration = Duration::from_secs(300);
 /// How long the end waits until people have been told.
 const TOLD_WITHIN: Duration = Duration::from_secs(15);
 

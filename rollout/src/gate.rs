@@ -16,7 +16,7 @@ use bg_runtime::Color;
 
 use crate::{
     driver::{Driver, Image, Observation, Replica},
-    http::Http,
+    http::{Bearer, Http},
     journal::Journal,
 };
 
@@ -59,6 +59,8 @@ pub struct Limits {
     pub ready_within: Duration,
     /// Tool calls that a smoke test makes: the tool and its arguments. They must do no harm.
     pub probes: Vec<(String, serde_json::Value)>,
+    /// What lets a gate in where callers need an access token.
+    pub token: Option<Bearer>,
     /// The longest that one of them may take.
     pub latency: Duration,
     /// A Chromium for the widgets, if there is one.
@@ -144,6 +146,8 @@ impl Gate {
 
     /// Asks.
     pub async fn ask(self, context: &Context<'_>) -> Finding {
+        let http = context.http.bearing(context.limits.token.as_ref());
+        let context = &Context { http: &http, ..*context };
         match self {
             Self::Migrate => migrate::ask(context).await,
             Self::Ready => ready::ask(context).await,
@@ -208,6 +212,7 @@ impl Default for Limits {
         Self {
             ready_within: Duration::from_secs(300),
             probes: Vec::new(),
+            token: None,
             latency: Duration::from_millis(500),
             chromium: None,
             published: Vec::new(),

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod share;
+pub mod shifter;
 
 pub use bg_runtime::http;
 

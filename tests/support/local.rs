@@ -9,14 +9,14 @@ use std::{
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
 };
 
 use crate::{
+    command::{self, Ended, Running, signal},
     http::get,
     postgres::{self, DataDir},
-    server::binary,
 };
 
 /// How long a test waits for what ought to happen at once. Generous, because the machine may be busy.
@@ -29,25 +29,6 @@ pub struct Local {
     door: Option<Child>,
     address: SocketAddr,
     operations: SocketAddr,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// The exit code; none when a signal ended it.
-    pub code: Option<i32>,
-    /// Its lines, as JSON.
-    pub lines: Vec<Value>,
-    /// What it complained of.
-    pub stderr: String,
-}
-
-/// A command that goes on.
-#[derive(Debug)]
-pub struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    read: Vec<Value>,
 }
 
 impl Local {
@@ -108,22 +89,16 @@ impl Local {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(binary("rollout"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("USER", "ada");
-        if let Some(chromium) = std::env::var_os("CHROMIUM") {
-            command.env("CHROMIUM", chromium);
-        }
-        command.arg("--state").arg(self.data.path()).stdin(Stdio::null());
+        let mut command = command::rollout();
+        command.arg("--state").arg(self.data.path());
         command
     }
 
     /// Begins a `rollout` command.
     pub fn begin(&self, arguments: &[&str]) -> Running {
         let mut command = self.command();
-        command.arg("--json").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().expect("the command starts");
-        let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-        Running { child, lines, read: Vec::new() }
+        command.arg("--json").args(arguments);
+        Running::start(command)
     }
 
     /// Gives a `rollout` command, to its end.
@@ -191,91 +166,6 @@ impl Drop for Local {
     }
 }
 
-impl Running {
-    /// Waits until a step of this name begins.
-    pub async fn begins(&mut self, step: &str) {
-        self.comes_to(step, "begun").await;
-    }
-
-    /// Waits until a step of this name has failed.
-    pub async fn fails(&mut self, step: &str) {
-        self.comes_to(step, "failed").await;
-    }
-
-    async fn comes_to(&mut self, step: &str, state: &str) {
-        let comes = async {
-            loop {
-                let line = self.next().await.unwrap_or_else(|| panic!("it ended before {step}: {:?}", self.read));
-                if line["step"] == step && line["state"] == state {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, comes).await.unwrap_or_else(|_| panic!("{step} is never {state}: {:?}", self.read));
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, name: &str) {
-        signal(name, self.child.id().expect("it has not been waited for"));
-    }
-
-    /// Kills it.
-    pub async fn kill(mut self) {
-        self.child.kill().await.expect("it is ours to kill");
-    }
-
-    /// Waits for its end.
-    pub async fn end(mut self) -> Ended {
-        let mut stderr = self.child.stderr.take().expect("stderr is piped");
-        let complaints = tokio::spawn(async move {
-            let mut text = String::new();
-            let _ = tokio::io::AsyncReadExt::read_to_string(&mut stderr, &mut text).await;
-            text
-        });
-        let end = async {
-            while self.next().await.is_some() {}
-            self.child.wait().await.expect("a child can be waited for").code()
-        };
-        let code = tokio::time::timeout(PATIENCE * 3, end).await.unwrap_or_else(|_| panic!("it does not end: {:?}", self.read));
-        Ended { code, lines: self.read, stderr: complaints.await.expect("it is read") }
-    }
-
-    async fn next(&mut self) -> Option<Value> {
-        let line = self.lines.next_line().await.expect("what it says is text")?;
-        let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        self.read.push(line.clone());
-        Some(line)
-    }
-}
-
-impl Ended {
-    /// Its last line.
-    pub fn last(&self) -> &Value {
-        self.lines.last().unwrap_or_else(|| panic!("it said nothing: {}", self.stderr))
-    }
-
-    /// What a step came to.
-    pub fn step(&self, name: &str) -> &Value {
-        let step = self.lines.iter().find(|line| line["step"] == name && line["state"] != "begun");
-        step.unwrap_or_else(|| panic!("there is no {name}: {:?} {}", self.lines, self.stderr))
-    }
-
-    /// Fails unless it ended so, for this reason.
-    #[track_caller]
-    pub fn refused(&self, code: i32, words: &str) {
-        self.assert(code);
-        let reason = self.last()["reason"].as_str().unwrap_or_default();
-        assert!(reason.contains(words), "{reason}");
-    }
-
-    /// Fails unless it ended so.
-    #[track_caller]
-    pub fn assert(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "{:#?}\n{}", self.lines, self.stderr);
-        self
-    }
-}
-
 /// Where a door says that it listens, for clients and for operators. Its stderr is read on.
 pub async fn opened(door: &mut Child, within: Duration) -> (SocketAddr, SocketAddr) {
     let mut lines = BufReader::new(door.stderr.take().expect("stderr is piped")).lines();
@@ -292,9 +182,4 @@ pub async fn opened(door: &mut Child, within: Duration) -> (SocketAddr, SocketAd
     let opened = tokio::time::timeout(within, opened).await.expect("the door opens");
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     opened
-}
-
-fn signal(name: &str, pid: u32) {
-    let sent = std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
-    assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {pid}");
 }

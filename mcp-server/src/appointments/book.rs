@@ -26,8 +26,8 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct BookAppointment {
-    /// For whom. Left out, it is whoever calls.
-    #[schemars(length(min = 1, max = 200))]
+    /// For whom.
+    #[schemars(required, length(min = 1, max = 200))]
     user_id: Option<String>,
     /// What the appointment is about.
     #[schemars(length(min = 1, max = 200))]
@@ -61,6 +61,7 @@ pub(super) fn tool() -> Tool<AppState> {
         )
         .additive()
         .scopes(&[WRITE])
+        .whose("userId")
 }
 
 async fn book_appointment(

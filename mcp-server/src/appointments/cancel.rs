@@ -17,8 +17,8 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct CancelAppointment {
-    /// Whose appointment. Left out, it is the one's who calls.
-    #[schemars(length(min = 1, max = 200))]
+    /// Whose appointment.
+    #[schemars(required, length(min = 1, max = 200))]
     user_id: Option<String>,
     /// The id that search_appointments or book_appointment gave.
     appointment_id: String,
@@ -35,6 +35,7 @@ pub(super) fn tool() -> Tool<AppState> {
         )
         .destructive()
         .scopes(&[WRITE])
+        .whose("userId")
 }
 
 async fn cancel_appointment(

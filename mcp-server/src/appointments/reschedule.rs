@@ -20,8 +20,8 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct RescheduleAppointment {
-    /// Whose appointment. Left out, it is the one's who calls.
-    #[schemars(length(min = 1, max = 200))]
+    /// Whose appointment.
+    #[schemars(required, length(min = 1, max = 200))]
     user_id: Option<String>,
     /// The id that search_appointments or book_appointment gave.
     appointment_id: String,
@@ -47,6 +47,7 @@ pub(super) fn tool() -> Tool<AppState> {
         )
         .destructive()
         .scopes(&[WRITE])
+        .whose("userId")
 }
 
 async fn reschedule_appointment(

@@ -28,8 +28,8 @@ use crate::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct SearchAppointments {
-    /// Whose appointments. Left out, it is whoever calls.
-    #[schemars(length(min = 1, max = 200))]
+    /// Whose appointments.
+    #[schemars(required, length(min = 1, max = 200))]
     user_id: Option<String>,
     /// Only appointments that are not over by then. A date (2026-12-25: from its first moment) or a date-time, with an offset
     /// (2026-12-25T09:00:00+01:00) or meant in timeZone (2026-12-25T09:00).
@@ -94,6 +94,7 @@ pub(super) fn tool() -> Tool<AppState> {
         )
         .read_only()
         .scopes(&[READ])
+        .whose("userId")
 }
 
 async fn search_appointments(

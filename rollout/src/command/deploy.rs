@@ -15,7 +15,7 @@ use rollout::{
     driver::{Image, Observation},
     execute::{End, Settings},
     gate::{self, Gate},
-    http::Http,
+    http::{Bearer, Http},
     journal::JournalError,
     plan::{Goal, Manner},
     report::Report,
@@ -90,6 +90,10 @@ pub(super) struct Gates {
     /// only reads.
     #[arg(long, value_name = "TOOL=JSON", value_parser = probe)]
     probe: Vec<(String, Value)>,
+    /// An access token for the smoke test, the contract and the load, where the server wants one. Better in the variable: a
+    /// command line is seen by others.
+    #[arg(long, env = "ROLLOUT_TOKEN", hide_env_values = true)]
+    token: Option<Bearer>,
     /// The longest that such a call may take.
     #[arg(long, default_value_t = 500, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     latency: u64,
@@ -157,6 +161,7 @@ impl Gates {
         gate::Limits {
             ready_within: Duration::from_secs(self.ready_within),
             probes: self.probe.clone(),
+            token: self.token.clone(),
             latency: Duration::from_millis(self.latency),
             chromium: self.chromium.clone().or_else(|| installed_chromium(path)),
             published: self.published.clone(),

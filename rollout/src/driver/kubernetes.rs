@@ -39,7 +39,7 @@ use self::{
     traffic::{Traffic, before, epoch},
     tunnel::Tunnel,
 };
-use super::{Driver, DriverError, Ended, Image, Observation, Replica, Slot};
+use super::{Driver, DriverError, Ended, Heard, Image, Observation, Replica, Said, Slot};
 use crate::{http::Http, share};
 
 /// An application in a namespace.
@@ -409,11 +409,12 @@ impl Driver for KubernetesDriver {
         Ok(())
     }
 
-    async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError> {
+    async fn task(&self, image: &Image, arguments: &[&str], within: Duration, said: Said<'_>) -> Result<Ended, DriverError> {
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &self.namespace);
         let job = jobs.create(&PostParams::default(), &self.job(image, arguments).await?).await?;
         let name = job.name_any();
-        let begun = Instant::now();
+        let (begun, mut heard) = (Instant::now(), Heard::new(said));
+        let log = LogParams { container: Some(self.app.clone()), ..LogParams::default() };
         let ended = loop {
             tokio::time::sleep(LOOK).await;
             let named = ListParams::default().labels(&format!("job-name={name}"));
@@ -428,16 +429,20 @@ impl Driver for KubernetesDriver {
             };
             if status.succeeded.unwrap_or_default() > 0 || status.failed.unwrap_or_default() > 0 {
                 let success = status.succeeded.unwrap_or_default() > 0;
-                let log = LogParams { container: Some(self.app.clone()), ..LogParams::default() };
                 let mut said = String::new();
                 for pod in &pods {
                     said += &self.pods().logs(&pod.name_any(), &log).await.unwrap_or_default();
                 }
+                heard.hear(&said);
                 break Ok(Ended { success, stdout: said.clone(), stderr: said });
             }
             for pod in &pods {
                 if let Some(trouble) = self.trouble(pod).await {
                     return self.give_up(&jobs, &name, trouble).await;
+                }
+                let is_running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+                if is_running && let Ok(said) = self.pods().logs(&pod.name_any(), &log).await {
+                    heard.hear(&said);
                 }
             }
             if begun.elapsed() > within {

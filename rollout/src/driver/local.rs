@@ -13,8 +13,9 @@ use futures_util::future::join_all;
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use super::{Driver, DriverError, Ended, Image, Observation, Replica, Slot};
+use super::{Driver, DriverError, Ended, Heard, Image, Observation, Replica, Said, Slot};
 use crate::{front, http::Http, local::Place};
 
 /// The platform of a state directory.
@@ -149,19 +150,37 @@ impl Driver for LocalDriver {
         self.tell(Method::PUT, "/share", Some(json!({ "greenPercent": green_percent, "epoch": epoch }))).await
     }
 
-    async fn task(&self, image: &Image, arguments: &[&str], within: Duration) -> Result<Ended, DriverError> {
+    async fn task(&self, image: &Image, arguments: &[&str], within: Duration, said: Said<'_>) -> Result<Ended, DriverError> {
         let name = format!("{} {}", image.name, arguments.join(" "));
         let mut command = tokio::process::Command::new(&image.name);
         command.args(arguments).env("DATA_DIR", self.state.join("database")).envs(&image.environment);
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = match tokio::time::timeout(within, command.output()).await {
-            Ok(output) => output.map_err(|failure| DriverError::Task(name, failure))?,
-            Err(_) => return Err(DriverError::Refused(format!("`{name}` has not ended after {within:?}"))),
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let ended = async {
+            let mut child = command.spawn()?;
+            let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+            let read = async {
+                let mut text = String::new();
+                if let Some(mut stdout) = stdout {
+                    stdout.read_to_string(&mut text).await?;
+                }
+                Ok::<_, std::io::Error>(text)
+            };
+            let heard = async {
+                let (mut text, mut heard) = (String::new(), Heard::new(said));
+                let mut lines = stderr.map(BufReader::new);
+                while let Some(lines) = &mut lines
+                    && lines.read_line(&mut text).await? > 0
+                {
+                    heard.hear(&text);
+                }
+                Ok(text)
+            };
+            let (stdout, stderr, status) = tokio::try_join!(read, heard, child.wait())?;
+            Ok(Ended { success: status.success(), stdout, stderr })
         };
-        Ok(Ended {
-            success: output.status.success(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        match tokio::time::timeout(within, ended).await {
+            Ok(ended) => ended.map_err(|failure| DriverError::Task(name, failure)),
+            Err(_) => Err(DriverError::Refused(format!("`{name}` has not ended after {within:?}"))),
+        }
     }
 }

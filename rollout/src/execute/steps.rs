@@ -6,7 +6,7 @@ use bg_runtime::Color;
 use futures_util::future::join_all;
 use http::Method;
 
-use super::{ASKED_WITHIN, LOOK, PROMETHEUS_EVERY, PROVED_WITHIN, STOPPED_WITHIN, Work};
+use super::{ASKED_WITHIN, HOLD, LOOK, PROMETHEUS_EVERY, PROVED_WITHIN, Work};
 use crate::{
     bake::{self, Ear, Going},
     compare::{Comparison, Verdict},
@@ -260,6 +260,7 @@ impl Work<'_> {
 
     pub(super) async fn drained(&self, color: Color) -> Result<Finding, DriverError> {
         let begun = Instant::now();
+        let mut held: Option<Instant> = None;
         loop {
             let seen = self.observe().await?;
             let Some(words) = self.holds(&seen, color).await else {
@@ -272,6 +273,12 @@ impl Work<'_> {
                 return Ok(Finding::passed(loud));
             }
             self.rollout.console.goes(&format!("{color} holds {words}"));
+            if held.is_none_or(|held| held.elapsed() >= HOLD) {
+                held = Some(Instant::now());
+                if let Err(failure) = self.rollout.driver.hold(color, self.epoch()).await {
+                    self.rollout.console.warn(&format!("{color} may be taken away: {}", crate::chain(&failure)));
+                }
+            }
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -312,15 +319,15 @@ impl Work<'_> {
     pub(super) async fn stop(&self, color: Color) -> Result<Finding, DriverError> {
         insist(async || self.rollout.driver.stop(color, self.epoch()).await).await?;
         self.recorder.event(format!("{color} stops"), Some(color));
-        let begun = Instant::now();
+        let (begun, within) = (Instant::now(), self.rollout.driver.stopped_within());
         loop {
             let seen = self.observe().await?;
             if seen.slot(color).is_empty() {
                 return Ok(Finding::passed(format!("{color} is gone")));
             }
-            if begun.elapsed() > STOPPED_WITHIN {
+            if begun.elapsed() > within {
                 let left = seen.slot(color).replicas.len();
-                return Ok(Finding::failed(format!("{left} replicas of {color} are still there after {STOPPED_WITHIN:?}")));
+                return Ok(Finding::failed(format!("{left} replicas of {color} are still there after {within:?}")));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

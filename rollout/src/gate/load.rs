@@ -42,7 +42,7 @@ async fn load(context: &Context<'_>) -> Result<Finding, Finding> {
     let (least, most) = (limits.load_rate.0.max(0.1), limits.load_rate.1.max(0.1));
     let rate = (context.live_rate * limits.load_factor).max(least).min(most);
     let calls = (rate * limits.load_for.as_secs_f64()).ceil().max(1.0) as usize;
-    let (http, open) = (Http::keeping_connections(), Arc::new(AtomicUsize::new(0)));
+    let (http, open) = (Http::keeping_connections().bearing(context.limits.token.as_ref()), Arc::new(AtomicUsize::new(0)));
     let params = Arc::new(json!({ "name": tool, "arguments": arguments }));
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
     // Those that are late are made up for: that is what a queue of clients does.

@@ -58,7 +58,7 @@ async fn run(context: &Context<'_>, arguments: &[&str]) -> Result<Value, Finding
     let command = arguments.join(" ");
     let ended = context
         .driver
-        .task(image, arguments, VALIDATED_WITHIN)
+        .task(image, arguments, VALIDATED_WITHIN, &|_| {})
         .await
         .map_err(|failure| Finding::failed(crate::chain(&failure)))?;
     ended.document().ok_or_else(|| Finding::failed(format!("`{command}` failed: {}", last_line(&ended.stderr))))

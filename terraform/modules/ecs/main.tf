@@ -180,8 +180,8 @@ locals {
         # A listener that is not loopback must have this said aloud.
         AUTHENTICATION = var.authentication
         PUBLIC_URL     = var.public_url
-        # ADVERTISE_ADDRESS is not among these: a task definition has no placeholder for a task's own address. ECS tells it to a
-        # container that asks (ECS_CONTAINER_METADATA_URI_V4).
+        # A task definition has no placeholder for a task's own address; ECS tells it to a container that asks.
+        ADVERTISE_ADDRESS = "ecs"
 
         # `rollout` migrates, in a task of its own: tasks that start at once would wait for one another, and ECS gives a
         # start no time for a long index.

@@ -228,8 +228,15 @@ data "aws_iam_policy_document" "this" {
 
   statement {
     sid       = "Services"
-    actions   = ["ecs:DescribeServices", "ecs:UpdateService"]
+    actions   = ["ecs:DescribeServices"]
     resources = var.service_arns
+  }
+
+  # A lifecycle hook of ECS names the revision that it asks about, and that names its target group.
+  statement {
+    sid       = "Revisions"
+    actions   = ["ecs:DescribeServiceRevisions"]
+    resources = [for arn in var.service_arns : "${replace(arn, ":service/", ":service-revision/")}/*"]
   }
 
   statement {
@@ -253,7 +260,7 @@ data "aws_iam_policy_document" "this" {
 
   statement {
     sid       = "Scale"
-    actions   = ["application-autoscaling:RegisterScalableTarget", "application-autoscaling:DeregisterScalableTarget"]
+    actions   = ["application-autoscaling:RegisterScalableTarget"]
     resources = var.scalable_target_arns
 
     condition {
