@@ -104,6 +104,7 @@ run "each_color_is_told_what_it_is_and_the_rest_alike" {
         CLOSE_SECS          = "2"
         IDLE_TIMEOUT_SECS   = "75"
         LOG_FORMAT          = "json"
+        ADVERTISE_ADDRESS   = "ecs"
         RELEASE_COLOR       = color
       }
     ])
