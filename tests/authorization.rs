@@ -32,10 +32,10 @@ async fn example(name: &str, issuer: &Issuer, more: &[(&str, &str)]) -> Server {
     Server::example(name, &environment).await.ready().await
 }
 
-/// The appointments server that does.
+/// The appointments server that does, as a user of the database whom row-level security holds.
 async fn appointments(data: &DataDir, issuer: &Issuer, more: &[(&str, &str)]) -> Server {
-    let (url, directory) = (issuer.url(), data.database());
-    let mut environment = vec![("AUTHENTICATION", "oauth"), ("OAUTH_ISSUER", &*url), ("DATA_DIR", &*directory)];
+    let (url, database) = (issuer.url(), data.owned().await);
+    let mut environment = vec![("AUTHENTICATION", "oauth"), ("OAUTH_ISSUER", &*url), ("DATABASE_URL", &*database)];
     environment.extend_from_slice(more);
     Server::start(binary("mcp-server"), &environment).await.ready().await
 }
@@ -185,9 +185,9 @@ async fn keys_that_are_known_outlive_the_issuer_and_keys_that_are_not_are_waited
 async fn a_session_goes_to_the_other_color_with_its_token_and_to_nobody_else() {
     let issuer = Issuer::start(&[]).await;
     let data = DataDir::new();
-    let directory = data.database();
+    let database = data.owned().await;
     let start = async |color, version| {
-        let environment = [("DATA_DIR", &*directory), ("RELEASE_COLOR", color), ("RELEASE_VERSION", version)];
+        let environment = [("DATABASE_URL", &*database), ("RELEASE_COLOR", color), ("RELEASE_VERSION", version)];
         example("lasting", &issuer, &environment).await
     };
     let (blue, green) = (start("blue", "1.0.0").await, start("green", "2.0.0").await);

@@ -231,13 +231,45 @@ impl Database {
     /// [`DatabaseError::Busy`] when none became free in time; [`DatabaseError::Unavailable`] and
     /// [`DatabaseError::Refused`] when none could be opened; [`DatabaseError::Closed`] after [`close`](Self::close).
     pub async fn get(&self) -> Result<Connection, DatabaseError> {
-        match self.take().await {
+        self.get_as(None).await
+    }
+
+    /// A connection whose statements and transactions run in the name of a principal: each is told to the policies of
+    /// row-level security as the setting `mcp.principal`, for one transaction, which a pooler in between does not mix up. A
+    /// statement that forgets whose rows it wants then gets those of this principal and no others; so does one that wants
+    /// somebody else's. It costs no round trip. `None` is nobody in particular, whom policies don't limit.
+    ///
+    /// A table obeys when it has a policy that reads the setting and `FORCE ROW LEVEL SECURITY`, and when the user of the
+    /// database is neither a superuser nor has `BYPASSRLS`: see [`obeys_policies`](Self::obeys_policies).
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    pub async fn get_as(&self, principal: Option<&str>) -> Result<Connection, DatabaseError> {
+        match self.take(principal).await {
             Err(DatabaseError::Unavailable { .. }) if self.inner.private.is_some() => {
                 self.revive().await?;
-                self.take().await
+                self.take(principal).await
             }
             taken => taken,
         }
+    }
+
+    /// Whether row-level security holds for the user that connections are opened as.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn obeys_policies(&self) -> Result<bool, DatabaseError> {
+        const BYPASSES: &str = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        let row = self.get().await?.query_opt(BYPASSES, &[]).await?;
+        Ok(row.is_some_and(|row| !row.get::<_, bool>(0)))
+    }
+
+    /// Whether we run the database ourselves.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.inner.private.is_some()
     }
 
     /// A connection of one's own, outside the pool and not counted by it. Past a transaction pooler when there is a way
@@ -300,9 +332,9 @@ impl Database {
         Ok(())
     }
 
-    async fn take(&self) -> Result<Connection, DatabaseError> {
+    async fn take(&self, principal: Option<&str>) -> Result<Connection, DatabaseError> {
         match self.inner.pool.get().await {
-            Ok(object) => Ok(Connection::new(object, Arc::clone(&self.inner.shared))),
+            Ok(object) => Ok(Connection::new(object, principal, Arc::clone(&self.inner.shared))),
             Err(PoolError::Timeout(TimeoutType::Wait)) => Err(DatabaseError::Busy { waited: self.inner.wait }),
             Err(PoolError::Timeout(_)) => Err(DatabaseError::unavailable("opening a connection took too long")),
             Err(PoolError::Backend(error)) => Err(DatabaseError::from_connecting(&error)),

@@ -504,3 +504,120 @@ async fn many_connections_through_a_transaction_pooler_get_their_own_answers() {
     })
     .await;
 }
+
+/// A table with a policy, and three rows of two owners.
+const NOTES: &str = "CREATE TABLE notes (id int PRIMARY KEY, owner text NOT NULL, body text NOT NULL);
+    ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE notes FORCE ROW LEVEL SECURITY;
+    CREATE POLICY own ON notes USING (coalesce((SELECT current_setting('mcp.principal', true)), '') IN ('', owner));
+    INSERT INTO notes VALUES (1, 'ada', 'hers'), (2, 'bob', 'his'), (3, 'ada', 'hers too')";
+
+/// The statement of somebody who forgot to ask whose.
+const ALL: &str = "SELECT count(*) FROM notes";
+
+/// A database of a user that is no superuser, as one has in production, and the way to it.
+async fn restricted(home: &Home, superuser: &Database) -> String {
+    run(superuser, "CREATE ROLE app LOGIN").await;
+    run(superuser, "CREATE DATABASE app OWNER app").await;
+    home.url(&home.directory.join("socket"), "app").replace("mcp@", "app@")
+}
+
+async fn count_as(database: &Database, principal: Option<&str>) -> i64 {
+    database.get_as(principal).await.unwrap().query_opt(ALL, &[]).await.unwrap().unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_name_of_a_principal_a_statement_reaches_what_is_theirs() {
+    let home = Home::new();
+    within(LONG, async {
+        let superuser = home.open().await;
+        let url = restricted(&home, &superuser).await;
+        // One connection, so that whatever one of them leaves behind the next one finds.
+        let database = Database::open(DatabaseConfig { url: Some(url), pool_size: 1, ..home.config() }).await.unwrap();
+        assert!(database.obeys_policies().await.unwrap());
+        assert!(!superuser.obeys_policies().await.unwrap(), "a superuser passes by, and is told apart");
+        run(&database, NOTES).await;
+
+        for (principal, sees) in [(None, 3), (Some("ada"), 2), (None, 3), (Some("bob"), 1), (Some("%' OR ''='"), 0), (None, 3)] {
+            assert_eq!(count_as(&database, principal).await, sees, "{principal:?}");
+        }
+        let bob = database.get_as(Some("bob")).await.unwrap();
+        assert_eq!(bob.execute("UPDATE notes SET body = 'read'", &[]).await.unwrap(), 1, "his own and no other");
+        assert_eq!(bob.execute("DELETE FROM notes WHERE id = 1", &[]).await.unwrap(), 0);
+        let foreign = bob.execute("INSERT INTO notes VALUES (4, 'ada', 'forged')", &[]).await.unwrap_err();
+        assert_eq!(foreign.sql_state().map(|state| state.code()), Some("42501"), "{foreign:?}");
+        let given_away = bob.execute("UPDATE notes SET owner = 'ada'", &[]).await.unwrap_err();
+        assert_eq!(given_away.sql_state().map(|state| state.code()), Some("42501"), "{given_away:?}");
+        // What failed was rolled back, and the connection goes on.
+        assert_eq!(bob.query(ALL, &[]).await.unwrap()[0].get::<_, i64>(0), 1);
+        drop(bob);
+        assert_eq!(count(&database, "SELECT count(*) FROM notes WHERE body = 'read'").await, 1, "what was done is committed");
+
+        let mut ada = database.get_as(Some("ada")).await.unwrap();
+        let transaction = ada.transaction().await.unwrap();
+        assert_eq!(transaction.execute("UPDATE notes SET body = 'mine'", &[]).await.unwrap(), 2);
+        transaction.act_as("bob").await.unwrap();
+        assert_eq!(transaction.query(ALL, &[]).await.unwrap()[0].get::<_, i64>(0), 1);
+        transaction.rollback().await.unwrap();
+        assert_eq!(ada.query(ALL, &[]).await.unwrap()[0].get::<_, i64>(0), 2);
+        drop(ada);
+
+        // A migration that comes under a prepared statement.
+        const WHOLE: &str = "SELECT * FROM notes ORDER BY id";
+        let ada = database.get_as(Some("ada")).await.unwrap();
+        assert_eq!(ada.query(WHOLE, &[]).await.unwrap()[0].len(), 3);
+        ada.batch_execute("ALTER TABLE notes ADD COLUMN more text").await.unwrap();
+        let again = ada.query(WHOLE, &[]).await.unwrap();
+        assert_eq!((again.len(), again[0].len()), (2, 4), "it is made again, in her name");
+        drop(ada);
+        assert_eq!(count_as(&database, None).await, 3);
+        database.close().await.unwrap();
+        superuser.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_in_between_does_not_mix_principals_up() {
+    let home = Home::new();
+    within(LONG, async {
+        let superuser = home.open().await;
+        restricted(&home, &superuser).await;
+        let bouncer = Bouncer::start(&home).await;
+        let pooled = DatabaseConfig {
+            url: Some(home.url(&bouncer.directory, "app")),
+            pool_size: 20,
+            wait: Duration::from_secs(20),
+            pooler: Pooler::Transaction,
+            ..home.config()
+        };
+        let database = Database::open(pooled).await.unwrap();
+        run(&database, NOTES).await;
+        // Three kinds of callers on the two connections that PgBouncer has.
+        let callers: Vec<_> = (0..300)
+            .map(|n| {
+                let database = database.clone();
+                tokio::spawn(async move {
+                    let (principal, sees) = [(None, 3), (Some("ada"), 2), (Some("bob"), 1)][n % 3];
+                    let mut connection = database.get_as(principal).await.unwrap();
+                    if n % 2 == 0 {
+                        let transaction = connection.transaction().await.unwrap();
+                        let seen: i64 = transaction.query_opt(ALL, &[]).await.unwrap().unwrap().get(0);
+                        transaction.commit().await.unwrap();
+                        return (seen, sees);
+                    }
+                    let seen: i64 = connection.query_opt(ALL, &[]).await.unwrap().unwrap().get(0);
+                    (seen, sees)
+                })
+            })
+            .collect();
+        for caller in callers {
+            let (seen, sees) = caller.await.unwrap();
+            assert_eq!(seen, sees);
+        }
+        database.close().await.unwrap();
+        drop(bouncer);
+        superuser.close().await.unwrap();
+    })
+    .await;
+}

@@ -71,6 +71,8 @@ const REAP: &str = "DELETE FROM mcp_answers WHERE expires_at < now()";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Once {
     principal: String,
+    /// Whoever proved to call, in whose name it is done.
+    proven: Option<Box<str>>,
     tool: String,
     /// None makes every call another one.
     key: Option<String>,
@@ -105,13 +107,16 @@ impl Once {
         self
     }
 
-    /// Begins to act, or gives the answer of the time before. Two calls of one key at the same time: the second waits for
-    /// the first.
+    /// Begins to act, in the name of whoever proved to call (see [`row_security`](crate::row_security)), or gives the answer of
+    /// the time before. Two calls of one key at the same time: the second waits for the first.
     ///
     /// # Errors
     /// See [`DatabaseError`]; a wait is bounded by the statement's timeout. Nothing was done then.
     pub async fn begin<T: Serialize>(self, connection: &mut Connection) -> Result<Begun<'_, T>, DatabaseError> {
         let transaction = connection.transaction().await?;
+        if let Some(principal) = &self.proven {
+            transaction.act_as(principal).await?;
+        }
         if self.key.is_none() {
             return Ok(Begun::First(Act { transaction, once: self, answers: PhantomData }));
         }
@@ -143,7 +148,8 @@ impl<S> FromCall<S> for Once {
             Some(_) => return Err(Rejection::new(format!("`_meta[\"{KEY}\"]` is not a text of 1 to {LONGEST_KEY} characters"))),
             None => (format!("arguments {}", call.digest()), SAME_ARGUMENTS),
         };
-        Ok(Self { principal: call.caller(), tool: call.tool.to_owned(), key: Some(key), lasts })
+        let proven = call.principal.subject().map(Into::into);
+        Ok(Self { principal: call.caller(), proven, tool: call.tool.to_owned(), key: Some(key), lasts })
     }
 
     fn describe(description: &mut Description) {

@@ -361,6 +361,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             keys_in: sharing.keys_in.clone(),
             release: release.clone(),
             contract,
+            is_protected: authenticator.resource().is_some(),
         };
         let starting = tokio::spawn(starting.run());
         let (drainage, calls) = (sharing.drainage.clone(), sharing.calls.as_ref().map(|(calls, _)| calls.clone()));

@@ -37,7 +37,7 @@ use self::time::{Clock, Period, TimeError, Zones};
 use crate::{
     App, ToolError, answers,
     conversations::{self, Conversations},
-    pins, published, sessions,
+    pins, published, row_security, sessions,
 };
 
 /// What the tools share.
@@ -58,6 +58,8 @@ pub const MIGRATIONS: &[Migration] = &[
     answers::MIGRATION,
     pins::MIGRATION,
     published::MIGRATION,
+    row_security::MIGRATION,
+    Migration::new("0101_appointments_row_security", include_str!("../migrations/0101_appointments_row_security/expand.sql")),
 ];
 
 /// What a model is told of the server as a whole.

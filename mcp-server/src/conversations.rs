@@ -172,11 +172,11 @@ impl Conversations {
     /// [`StorageError::State`] for a state that `T` does not understand; otherwise see [`StorageError`].
     pub async fn load<T: DeserializeOwned>(&self, session: &str, principal: &str) -> Result<Option<Loaded<T>>, StorageError> {
         let parameters = [(&session as _, Type::TEXT), (&principal as _, Type::TEXT)];
-        let rows = self.table.run(&self.statements.load, &parameters).await?;
+        let rows = self.table.run_as(proven(principal), &self.statements.load, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         // A conversation that is only read is in use all the same, and is not forgotten.
         if row.get(4)
-            && let Err(failure) = self.table.run(&self.statements.touch, &parameters).await
+            && let Err(failure) = self.table.run_as(proven(principal), &self.statements.touch, &parameters).await
         {
             tracing::debug!(error = %failure, "a conversation is not touched: {failure}");
         }
@@ -205,7 +205,8 @@ impl Conversations {
         let statement = if save.base == 0 { &self.statements.begin } else { &self.statements.save };
         let rows = self
             .table
-            .run(
+            .run_as(
+                proven(save.principal),
                 statement,
                 &[
                     (&save.session, Type::TEXT),
@@ -222,6 +223,11 @@ impl Conversations {
             .await?;
         self.table.written(&rows).ok_or(StorageError::Conflict)
     }
+}
+
+/// Nobody has no name.
+fn proven(principal: &str) -> Option<&str> {
+    Some(principal).filter(|name| !name.is_empty())
 }
 
 impl From<StorageError> for ToolError {

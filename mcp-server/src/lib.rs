@@ -40,6 +40,7 @@ pub mod published;
 pub mod reply;
 pub mod request_state;
 pub mod resource;
+pub mod row_security;
 pub mod sessions;
 pub mod telemetry;
 pub mod testing;
@@ -58,6 +59,7 @@ pub const MIGRATIONS: &[bg_runtime::storage::migration::Migration] = &[
     answers::MIGRATION,
     pins::MIGRATION,
     published::MIGRATION,
+    row_security::MIGRATION,
 ];
 
 pub use app::{App, Running, StartError};

@@ -184,7 +184,7 @@ impl Sessions {
             return found;
         }
         let Some(kept) = &self.kept else { return Found::No };
-        match kept.load(id).await {
+        match kept.load(id, principal).await {
             Ok(Some(loaded)) => {
                 {
                     let mut open = self.lock();
@@ -248,11 +248,12 @@ impl Sessions {
     pub(crate) async fn ask(&self, id: &str, ask: Ask) {
         let Some(id) = parse(id) else { return };
         let _one_at_a_time = self.asking.lock().await;
-        if let Some(session) = self.lock().sessions.get_mut(&id) {
+        let principal = self.lock().sessions.get_mut(&id).map(|session| {
             session.asked.get_or_insert_default().take(&ask);
-        }
+            session.principal.clone()
+        });
         let Some(kept) = &self.kept else { return };
-        match kept.ask(id, &ask).await {
+        match kept.ask(id, &principal.unwrap_or_default(), &ask).await {
             // Another process may know of more.
             Ok(Some(asked)) => {
                 if let Some(session) = self.lock().sessions.get_mut(&id) {

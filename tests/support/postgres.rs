@@ -1,7 +1,10 @@
 //! A place for a private PostgreSQL: a directory that is gone when the test is over. The server that uses it starts and stops
 //! PostgreSQL itself.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use bg_runtime::{
     Database,
@@ -15,6 +18,8 @@ use bg_runtime::{
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    /// A user of the PostgreSQL that is there until the end.
+    keeps: OnceLock<Database>,
 }
 
 impl DataDir {
@@ -23,7 +28,7 @@ impl DataDir {
         let unique = format!("mcp-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let path = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&path).expect("the temporary directory is writable");
-        Self { path }
+        Self { path, keeps: OnceLock::new() }
     }
 
     /// Where it is.
@@ -35,6 +40,21 @@ impl DataDir {
     pub async fn start(&self) -> PrivateServer {
         let config = PrivateConfig { data_dir: self.database().into(), binaries: None, path: std::env::var_os("PATH") };
         PrivateServer::open(&config).await.expect("a private PostgreSQL starts")
+    }
+
+    /// Starts a PostgreSQL in it with a database whose owner is no superuser, as one has in production, and gives the address
+    /// of that. It ends with the directory.
+    pub async fn owned(&self) -> String {
+        let config =
+            DatabaseConfig { data_dir: self.database().into(), path: std::env::var_os("PATH"), ..DatabaseConfig::default() };
+        let superuser = Database::open(config).await.expect("a private PostgreSQL starts");
+        let connection = superuser.get().await.expect("PostgreSQL answers");
+        for sql in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
+            connection.batch_execute(sql).await.expect("a superuser may make a user and a database");
+        }
+        drop(connection);
+        self.keeps.set(superuser).expect("it is started once");
+        format!("postgres://app@{}/app", self.path.join("db/socket").display().to_string().replace('/', "%2F"))
     }
 
     /// The one value that a query gives, as text: `SELECT count(*) …`. Somebody else runs the server by then.

@@ -14,7 +14,7 @@ use deadpool_postgres::{ClientWrapper, Object};
 use futures_util::{FutureExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Row, RowStream};
+use tokio_postgres::{Row, RowStream, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::is_stale_plan;
@@ -30,6 +30,8 @@ pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 pub struct Connection {
     // Taken only by `drop`.
     object: Option<Object>,
+    /// In whose name statements run, if it is anybody's.
+    principal: Option<Box<str>>,
     shared: Arc<Shared>,
     abandoned: AtomicBool,
 }
@@ -55,6 +57,9 @@ struct Unanswered<'a>(&'a AtomicBool);
 
 /// How long the server gets to hear that a statement was given up. Longer would pile up connections during an outage.
 const CANCEL: Duration = Duration::from_secs(1);
+
+/// The policies of row-level security read this setting. It ends with the transaction, so that no pooler hands it on.
+const SET_PRINCIPAL: &str = "SELECT set_config('mcp.principal', $1, true)";
 
 /// Statements with up to so many parameters find their types without an allocation; ours have fewer.
 const FEW: usize = 16;
@@ -121,8 +126,8 @@ impl Shared {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(object: Object, shared: Arc<Shared>) -> Self {
-        Self { object: Some(object), shared, abandoned: AtomicBool::new(false) }
+    pub(super) fn new(object: Object, principal: Option<&str>, shared: Arc<Shared>) -> Self {
+        Self { object: Some(object), principal: principal.map(Into::into), shared, abandoned: AtomicBool::new(false) }
     }
 
     /// Every row a statement gives.
@@ -131,7 +136,7 @@ impl Connection {
     ///
     /// See [`DatabaseError`].
     pub async fn query(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        self.answer(self.shared.patience, self.rows(sql, parameters, true)).await
+        Ok(self.answer(self.shared.patience, self.run(sql, parameters, true)).await?.0)
     }
 
     /// The row a statement gives, if it gives one. More than one is a [`DatabaseError::Mismatch`].
@@ -149,7 +154,7 @@ impl Connection {
     ///
     /// See [`DatabaseError`].
     pub async fn execute(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<u64, DatabaseError> {
-        self.answer(self.shared.patience, self.count(sql, parameters, true)).await
+        Ok(self.answer(self.shared.patience, self.run(sql, parameters, true)).await?.1)
     }
 
     /// Runs statements, parted by semicolons, that take no values and give no rows. It must leave no session state behind: the
@@ -162,13 +167,16 @@ impl Connection {
         self.batch_execute_within(sql, self.shared.patience).await
     }
 
-    /// Begins a transaction at read committed.
+    /// Begins a transaction at read committed, in the name of the connection's principal.
     ///
     /// # Errors
     ///
     /// See [`DatabaseError`].
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, DatabaseError> {
-        self.batch_execute("BEGIN").await?;
+        match &self.principal {
+            None => self.batch_execute("BEGIN").await?,
+            Some(principal) => self.answer(self.shared.patience, self.begin_as(principal)).await?,
+        }
         Ok(Transaction { connection: self, failed: AtomicBool::new(false), marked: AtomicBool::new(false), ended: false })
     }
 
@@ -192,43 +200,77 @@ impl Connection {
         answer.map_err(|error| DatabaseError::from_statement(&error))
     }
 
-    async fn rows(&self, sql: &str, parameters: &[Parameter<'_>], retry: bool) -> Result<Vec<Row>, tokio_postgres::Error> {
-        self.start(sql, parameters, retry).await?.try_collect().await
-    }
-
-    async fn count(&self, sql: &str, parameters: &[Parameter<'_>], retry: bool) -> Result<u64, tokio_postgres::Error> {
-        let mut rows = pin!(self.start(sql, parameters, retry).await?);
-        while rows.try_next().await?.is_some() {}
-        Ok(rows.rows_affected().unwrap_or(0))
-    }
-
-    async fn start(&self, sql: &str, parameters: &[Parameter<'_>], retry: bool) -> Result<RowStream, tokio_postgres::Error> {
-        if self.shared.pooler == Pooler::Transaction {
-            return self.client().query_typed_raw(sql, parameters.iter().map(|(value, kind)| (*value, kind.clone()))).await;
-        }
-        match self.start_prepared(sql, parameters).await {
+    /// Runs a statement, and once more if a migration changed a table under it. Alone it has no transaction around it; in a
+    /// transaction the error has ended that as well, so only the caller can begin again.
+    async fn run(&self, sql: &str, parameters: &[Parameter<'_>], alone: bool) -> Result<(Vec<Row>, u64), tokio_postgres::Error> {
+        match self.try_run(sql, parameters, alone).await {
             Err(error) if is_stale_plan(&error) => {
-                // A migration changed a table under the statement. In a transaction the error has ended that as well, so only
-                // the caller can begin again.
                 self.client().statement_cache.clear();
-                if retry { self.start_prepared(sql, parameters).await } else { Err(error) }
+                if alone { self.try_run(sql, parameters, alone).await } else { Err(error) }
             }
-            started => started,
+            ran => ran,
         }
     }
 
-    async fn start_prepared(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<RowStream, tokio_postgres::Error> {
+    async fn try_run(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+        alone: bool,
+    ) -> Result<(Vec<Row>, u64), tokio_postgres::Error> {
+        let statement = self.prepare(sql, parameters).await?;
+        let ran = collect(self.send(statement.as_ref(), sql, parameters));
+        let Some(principal) = self.principal.as_deref().filter(|_| alone) else { return ran.await };
+        let parameters = [(&principal as _, Type::TEXT)];
+        let set = self.prepare(SET_PRINCIPAL, &parameters).await?;
+        let set = collect(self.send(set.as_ref(), SET_PRINCIPAL, &parameters));
         let client = self.client();
+        // Each leaves at its first poll, in this order, so the four cost one round trip. After an error the server passes over
+        // what follows, and the COMMIT is a ROLLBACK.
+        let (begun, set, ran, ended) =
+            tokio::join!(biased; client.batch_execute("BEGIN"), set, ran, client.batch_execute("COMMIT"));
+        begun?;
+        set?;
+        let ran = ran?;
+        ended.map(|()| ran)
+    }
+
+    async fn begin_as(&self, principal: &str) -> Result<(), tokio_postgres::Error> {
+        let parameters = [(&principal as _, Type::TEXT)];
+        let set = self.prepare(SET_PRINCIPAL, &parameters).await?;
+        let set = collect(self.send(set.as_ref(), SET_PRINCIPAL, &parameters));
+        let (begun, set) = tokio::join!(biased; self.client().batch_execute("BEGIN"), set);
+        begun?;
+        set.map(drop)
+    }
+
+    /// The statement as the server knows it; behind a pooler it knows none.
+    async fn prepare(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Option<Statement>, tokio_postgres::Error> {
+        if self.shared.pooler == Pooler::Transaction {
+            return Ok(None);
+        }
         // The types are given to the server, so that a statement means the same here and through a pooler.
         let statement = if parameters.len() <= FEW {
             let types: [Type; FEW] =
                 std::array::from_fn(|index| parameters.get(index).map_or(Type::UNKNOWN, |(_, kind)| kind.clone()));
-            client.prepare_typed_cached(sql, &types[..parameters.len()]).await?
+            self.client().prepare_typed_cached(sql, &types[..parameters.len()]).await?
         } else {
             let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
-            client.prepare_typed_cached(sql, &types).await?
+            self.client().prepare_typed_cached(sql, &types).await?
         };
-        client.query_raw(&statement, parameters.iter().map(|(value, _)| *value)).await
+        Ok(Some(statement))
+    }
+
+    async fn send(
+        &self,
+        statement: Option<&Statement>,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        match statement {
+            Some(statement) => self.client().query_raw(statement, parameters.iter().map(|(value, _)| *value)).await,
+            None => self.client().query_typed_raw(sql, parameters.iter().map(|(value, kind)| (*value, kind.clone()))).await,
+        }
     }
 
     fn client(&self) -> &ClientWrapper {
@@ -278,7 +320,8 @@ impl Transaction<'_> {
     /// See [`DatabaseError`].
     pub async fn query(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
         let connection = &*self.connection;
-        self.note(connection.answer(connection.shared.patience, connection.rows(sql, parameters, false)).await)
+        let ran = connection.answer(connection.shared.patience, connection.run(sql, parameters, false)).await;
+        self.note(ran.map(|(rows, _)| rows))
     }
 
     /// As [`Connection::query_opt`], in the transaction.
@@ -297,7 +340,8 @@ impl Transaction<'_> {
     /// See [`DatabaseError`].
     pub async fn execute(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<u64, DatabaseError> {
         let connection = &*self.connection;
-        self.note(connection.answer(connection.shared.patience, connection.count(sql, parameters, false)).await)
+        let ran = connection.answer(connection.shared.patience, connection.run(sql, parameters, false)).await;
+        self.note(ran.map(|(_, count)| count))
     }
 
     /// As [`Connection::batch_execute`], in the transaction.
@@ -317,6 +361,19 @@ impl Transaction<'_> {
     /// See [`DatabaseError`].
     pub async fn batch_execute_within(&self, sql: &str, patience: Duration) -> Result<(), DatabaseError> {
         self.note(self.connection.batch_execute_within(sql, patience).await)
+    }
+
+    /// From here on, statements run in the name of this principal: the policies of row-level security let through what is
+    /// theirs. See [`Database::get_as`](super::Database::get_as).
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn act_as(&self, principal: &str) -> Result<(), DatabaseError> {
+        if self.connection.principal.as_deref() == Some(principal) {
+            return Ok(());
+        }
+        self.query(SET_PRINCIPAL, &[(&principal as _, Type::TEXT)]).await.map(drop)
     }
 
     /// Marks a point that [`back`](Self::back) returns to, in place of the one before.
@@ -397,6 +454,18 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// The rows of an answer, and how many the statement touched.
+async fn collect(
+    answer: impl Future<Output = Result<RowStream, tokio_postgres::Error>>,
+) -> Result<(Vec<Row>, u64), tokio_postgres::Error> {
+    let mut stream = pin!(answer.await?);
+    let mut rows = Vec::new();
+    while let Some(row) = stream.try_next().await? {
+        rows.push(row);
+    }
+    Ok((rows, stream.rows_affected().unwrap_or(0)))
 }
 
 pub(super) fn at_most_one(mut rows: Vec<Row>) -> Result<Option<Row>, DatabaseError> {

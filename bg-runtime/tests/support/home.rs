@@ -88,9 +88,9 @@ impl Bouncer {
         let mut file = std::fs::File::create(&settings).unwrap();
         write!(
             file,
-            "[databases]\n* = host={} port=5432 user=mcp\n[pgbouncer]\nlisten_addr =\nlisten_port = 5432\n\
-             unix_socket_dir = {}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 100\n\
-             logfile = {}\n",
+            "[databases]\napp = host={0} port=5432 user=app\n* = host={0} port=5432 user=mcp\n[pgbouncer]\nlisten_addr =\nlisten_port = 5432\n\
+             unix_socket_dir = {1}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 100\n\
+             logfile = {2}\n",
             server.display(),
             directory.display(),
             directory.join("log").display(),

@@ -21,6 +21,7 @@ use crate::{
     pins::Pins,
     published::Published,
     request_state::{RequestStateKeys, RequestStates},
+    row_security,
 };
 
 /// How long to wait after an attempt that failed.
@@ -45,6 +46,8 @@ pub(super) struct Starting {
     pub(super) keys_in: Option<Database>,
     pub(super) release: Release,
     pub(super) contract: Contract,
+    /// Whether callers prove who they are.
+    pub(super) is_protected: bool,
 }
 
 // === impl Starting ===
@@ -57,6 +60,9 @@ impl Starting {
             while let Err(words) = self.be_migrated(database).await {
                 obstacle.stands(words).await;
             }
+        }
+        if let Some(database) = self.database.as_ref().filter(|_| self.is_protected) {
+            row_security::check(database).await;
         }
         if let Some(control) = &self.control {
             let mut obstacle = Obstacle::new("phases");

@@ -80,14 +80,14 @@ async fn book_appointment(
     };
     let booking = Booking {
         id: Uuid::new_v4(),
-        user_id: appointments.owner(&caller, wish.user_id.as_deref())?,
+        owner: appointments.owner(&caller, wish.user_id.as_deref())?,
         title: text("title", &wish.title, 200)?,
         period,
         time_zone: time::zone_name(&zone),
         location: optional("location", wish.location.as_deref(), 300)?,
         description: optional("description", wish.description.as_deref(), 4000)?,
     };
-    let mut connection = appointments.database.get().await?;
+    let mut connection = appointments.of(booking.owner).await?;
     let act = match once.by_key().begin(&mut connection).await? {
         Begun::Before(reply) => return Ok(reply),
         Begun::First(act) => act,

@@ -55,10 +55,10 @@ async fn reschedule_appointment(
     caller: Principal,
     Parameters(wish): Parameters<RescheduleAppointment>,
 ) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
-    let user_id = appointments.owner(&caller, wish.user_id.as_deref())?;
+    let owner = appointments.owner(&caller, wish.user_id.as_deref())?;
     let id = id(&wish.appointment_id)?;
     // Read first, because a clock time without a zone is meant in the appointment's own.
-    let before = appointments.changeable(user_id, id).await?;
+    let before = appointments.changeable(owner, id).await?;
     let zone = match &wish.time_zone {
         Some(name) => time::zone(name)?,
         // A zone that only another release knows does not keep an appointment from being moved.
@@ -71,6 +71,6 @@ async fn reschedule_appointment(
         (None, None) => None,
         (Some(_), Some(_)) => return Err(TimeError::OneEnd.into()),
     };
-    let moved = appointments.reschedule(&Move { id, user_id, starts_at, ends_at, time_zone: time::zone_name(&zone) }).await?;
+    let moved = appointments.reschedule(&Move { id, owner, starts_at, ends_at, time_zone: time::zone_name(&zone) }).await?;
     Ok(changed("Moved: ", moved))
 }

@@ -107,13 +107,13 @@ async fn search_appointments(
     if !(1..=MOST).contains(&limit) {
         return Err(AppointmentError::Limit { most: MOST });
     }
-    let user_id = appointments.owner(&caller, search.user_id.as_deref())?;
+    let owner = appointments.owner(&caller, search.user_id.as_deref())?;
     let after = search.cursor.as_deref().map(|cursor| Cursor::read(cursor).ok_or(AppointmentError::Cursor)).transpose()?;
     let find = async |zone: &TimeZone| {
         let (starts_at, ends_at) = search.range(zone)?;
         // One more than asked for tells whether there is a next page.
         let span = Span { starts_at, ends_at, after, limit: i64::from(limit) + 1 };
-        Ok::<_, AppointmentError>(appointments.search(user_id, &span).await?)
+        Ok::<_, AppointmentError>(appointments.search(owner, &span).await?)
     };
     // Most conversations remember nothing, so the search does not wait to know it.
     let named = search.time_zone.as_deref();
@@ -127,8 +127,8 @@ async fn search_appointments(
         let last = found.last().expect("a page holds at least one");
         Cursor { starts_at: last.period.starts_at, id: last.id }.to_string()
     });
-    let text = in_words(user_id, &found, next_cursor.as_deref());
-    let user_id = user_id.to_owned();
+    let text = in_words(owner.user_id, &found, next_cursor.as_deref());
+    let user_id = owner.user_id.to_owned();
     let meta = Understood { time_zone: time::zone_name(&zone) };
     let found = Found { user_id, count: found.len(), appointments: found, next_cursor };
     Ok(Reply::new(Drawn::new(found), text).meta(&meta))

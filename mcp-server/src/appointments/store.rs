@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use bg_runtime::database::{Database, DatabaseError, Query, Row, SqlState, Type};
+use bg_runtime::database::{Connection, Database, DatabaseError, Query, Row, SqlState, Type};
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
@@ -35,6 +35,14 @@ pub enum ForeignUsers {
     Ignore,
 }
 
+/// Whose appointments a call is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner<'a> {
+    pub(super) user_id: &'a str,
+    /// Whether the caller proved to be this user. Then PostgreSQL holds it too; see [`row_security`](crate::row_security).
+    is_proven: bool,
+}
+
 /// What to look for.
 #[derive(Debug)]
 pub(super) struct Span {
@@ -48,7 +56,7 @@ pub(super) struct Span {
 #[derive(Debug)]
 pub(super) struct Booking<'a> {
     pub(super) id: Uuid,
-    pub(super) user_id: &'a str,
+    pub(super) owner: Owner<'a>,
     pub(super) title: &'a str,
     pub(super) period: Period,
     pub(super) time_zone: &'a str,
@@ -68,7 +76,7 @@ pub(super) enum Booked {
 #[derive(Debug)]
 pub(super) struct Move<'a> {
     pub(super) id: Uuid,
-    pub(super) user_id: &'a str,
+    pub(super) owner: Owner<'a>,
     pub(super) starts_at: Stamp,
     /// `None` keeps the length.
     pub(super) ends_at: Option<Stamp>,
@@ -120,14 +128,17 @@ const BOOK: &str = concat!(
     columns!()
 );
 
-/// What has the slot: the same booking before others, so that it can be told from them.
+/// What has the slot: the same booking before others, so that it can be told from them. That starts and ends overlap is said
+/// in their own words too: PostgreSQL applies a policy before an operator that might leak, as that of ranges, so no index
+/// finds by it.
 const IN_THE_WAY: &str = concat!(
     "SELECT ",
     columns!(),
     ", source_uid IS NULL AND starts_at = $3 AND ends_at = $4 AND title = $5",
     " AND location IS NOT DISTINCT FROM $6 AND description IS NOT DISTINCT FROM $7",
     " FROM appointments WHERE user_id = $1 AND id <> $2 AND blocks AND status <> 'cancelled'",
-    " AND tstzrange(starts_at, ends_at) && tstzrange($3, $4) ORDER BY 11 DESC, starts_at, id LIMIT 1"
+    " AND starts_at < $4 AND ends_at > $3 AND tstzrange(starts_at, ends_at) && tstzrange($3, $4)",
+    " ORDER BY 11 DESC, starts_at, id LIMIT 1"
 );
 const THE_SAME: usize = 10;
 
@@ -164,15 +175,15 @@ impl Appointments {
     }
 
     /// Whose appointments a call is about: whoever proved to be somebody has their own, and no others.
-    pub(super) fn owner<'a>(&self, caller: &'a Principal, said: Option<&'a str>) -> Result<&'a str, AppointmentError> {
+    pub(super) fn owner<'a>(&self, caller: &'a Principal, said: Option<&'a str>) -> Result<Owner<'a>, AppointmentError> {
         match (caller.subject(), said) {
-            (None, Some(said)) => user(said),
+            (None, Some(said)) => user(said).map(|user_id| Owner { user_id, is_proven: false }),
             (None, None) => {
                 Err(AppointmentError::Text { argument: "userId", problem: "is needed: nobody proved who calls".into() })
             }
             (Some(own), Some(said)) if own != said && self.foreign == ForeignUsers::Refuse => Err(AppointmentError::Foreign),
             // As it is, with its spaces: another one's name may differ in them alone.
-            (Some(own), _) => user(own).map(|_| own),
+            (Some(own), _) => user(own).map(|_| Owner { user_id: own, is_proven: true }),
         }
     }
 
@@ -181,24 +192,24 @@ impl Appointments {
     }
 
     /// The appointments that touch a span, by start and id.
-    pub(super) async fn search(&self, user_id: &str, span: &Span) -> Result<Vec<Appointment>, DatabaseError> {
+    pub(super) async fn search(&self, owner: Owner<'_>, span: &Span) -> Result<Vec<Appointment>, DatabaseError> {
         let after = span.after.unwrap_or(Cursor { starts_at: Stamp::MIN, id: Uuid::nil() });
         let parameters = [
-            (&user_id as _, Type::TEXT),
+            (&owner.user_id as _, Type::TEXT),
             (&span.starts_at as _, Type::TIMESTAMPTZ),
             (&span.ends_at as _, Type::TIMESTAMPTZ),
             (&after.starts_at as _, Type::TIMESTAMPTZ),
             (&after.id as _, Type::UUID),
             (&span.limit as _, Type::INT8),
         ];
-        let rows = self.database.get().await?.query(SEARCH, &parameters).await?;
+        let rows = self.of(owner).await?.query(SEARCH, &parameters).await?;
         let mut zones = Zones::default();
         Ok(rows.iter().map(|row| Appointment::read(row, &mut zones)).collect())
     }
 
     /// An appointment that may be changed here.
-    pub(super) async fn changeable(&self, user_id: &str, id: Uuid) -> Result<Appointment, AppointmentError> {
-        let appointment = self.find(user_id, id).await?.ok_or(AppointmentError::NotFound)?;
+    pub(super) async fn changeable(&self, owner: Owner<'_>, id: Uuid) -> Result<Appointment, AppointmentError> {
+        let appointment = self.find(owner, id).await?.ok_or(AppointmentError::NotFound)?;
         if appointment.imported {
             return Err(AppointmentError::Imported { title: appointment.title });
         }
@@ -212,7 +223,7 @@ impl Appointments {
     pub(super) async fn book(&self, on: &impl Query, booking: &Booking<'_>) -> Result<Booked, AppointmentError> {
         let parameters = [
             (&booking.id as _, Type::UUID),
-            (&booking.user_id as _, Type::TEXT),
+            (&booking.owner.user_id as _, Type::TEXT),
             (&booking.title as _, Type::TEXT),
             (&booking.period.starts_at as _, Type::TIMESTAMPTZ),
             (&booking.period.ends_at as _, Type::TIMESTAMPTZ),
@@ -238,13 +249,13 @@ impl Appointments {
     pub(super) async fn reschedule(&self, to: &Move<'_>) -> Result<Appointment, AppointmentError> {
         let parameters = [
             (&to.id as _, Type::UUID),
-            (&to.user_id as _, Type::TEXT),
+            (&to.owner.user_id as _, Type::TEXT),
             (&to.starts_at as _, Type::TIMESTAMPTZ),
             (&to.ends_at as _, Type::TIMESTAMPTZ),
             (&to.time_zone as _, Type::TEXT),
         ];
         for _ in 0..ATTEMPTS {
-            let moved = self.database.get().await?.query_opt(RESCHEDULE, &parameters).await;
+            let moved = self.of(to.owner).await?.query_opt(RESCHEDULE, &parameters).await;
             match moved {
                 Ok(Some(row)) => return Ok(one(&row)),
                 Err(error) if error.constraint() == Some("appointments_slot_taken") => {
@@ -257,7 +268,7 @@ impl Appointments {
                 Err(error) => return Err(error.into()),
                 // It changed after it was looked at; looking again says how.
                 Ok(None) => {
-                    self.changeable(to.user_id, to.id).await?;
+                    self.changeable(to.owner, to.id).await?;
                 }
             }
         }
@@ -265,37 +276,42 @@ impl Appointments {
     }
 
     /// Cancels an appointment, unless it is cancelled.
-    pub(super) async fn cancel(&self, user_id: &str, id: Uuid) -> Result<Cancelled, AppointmentError> {
-        let parameters = [(&id as _, Type::UUID), (&user_id as _, Type::TEXT)];
-        if let Some(row) = self.database.get().await?.query_opt(CANCEL, &parameters).await? {
+    pub(super) async fn cancel(&self, owner: Owner<'_>, id: Uuid) -> Result<Cancelled, AppointmentError> {
+        let parameters = [(&id as _, Type::UUID), (&owner.user_id as _, Type::TEXT)];
+        if let Some(row) = self.of(owner).await?.query_opt(CANCEL, &parameters).await? {
             return Ok(Cancelled::Now(one(&row)));
         }
-        let appointment = self.find(user_id, id).await?.ok_or(AppointmentError::NotFound)?;
+        let appointment = self.find(owner, id).await?.ok_or(AppointmentError::NotFound)?;
         if appointment.imported {
             return Err(AppointmentError::Imported { title: appointment.title });
         }
         Ok(Cancelled::Before(appointment))
     }
 
-    async fn find(&self, user_id: &str, id: Uuid) -> Result<Option<Appointment>, DatabaseError> {
-        let parameters = [(&id as _, Type::UUID), (&user_id as _, Type::TEXT)];
-        Ok(self.database.get().await?.query_opt(FIND, &parameters).await?.map(|row| one(&row)))
+    /// A connection whose statements reach what is this owner's.
+    pub(super) async fn of(&self, owner: Owner<'_>) -> Result<Connection, DatabaseError> {
+        self.database.get_as(owner.is_proven.then_some(owner.user_id)).await
+    }
+
+    async fn find(&self, owner: Owner<'_>, id: Uuid) -> Result<Option<Appointment>, DatabaseError> {
+        let parameters = [(&id as _, Type::UUID), (&owner.user_id as _, Type::TEXT)];
+        Ok(self.of(owner).await?.query_opt(FIND, &parameters).await?.map(|row| one(&row)))
     }
 
     async fn in_the_way_of(&self, to: &Move<'_>) -> Result<Option<Appointment>, AppointmentError> {
-        let before = self.changeable(to.user_id, to.id).await?;
+        let before = self.changeable(to.owner, to.id).await?;
         let length = before.period.ends_at.0 - before.period.starts_at.0;
         let ends_at = to.ends_at.unwrap_or(Stamp(to.starts_at.0 + length));
         let booking = Booking {
             id: to.id,
-            user_id: to.user_id,
+            owner: to.owner,
             title: "",
             period: Period { starts_at: to.starts_at, ends_at },
             time_zone: to.time_zone,
             location: None,
             description: None,
         };
-        Ok(in_the_way(&self.database.get().await?, &booking).await?.map(|(appointment, _)| appointment))
+        Ok(in_the_way(&self.of(to.owner).await?, &booking).await?.map(|(appointment, _)| appointment))
     }
 }
 
@@ -308,7 +324,7 @@ impl fmt::Debug for Appointments {
 /// What has the slot of a booking, and whether it is that very booking.
 async fn in_the_way(on: &impl Query, booking: &Booking<'_>) -> Result<Option<(Appointment, bool)>, DatabaseError> {
     let parameters = [
-        (&booking.user_id as _, Type::TEXT),
+        (&booking.owner.user_id as _, Type::TEXT),
         (&booking.id as _, Type::UUID),
         (&booking.period.starts_at as _, Type::TIMESTAMPTZ),
         (&booking.period.ends_at as _, Type::TIMESTAMPTZ),

@@ -115,8 +115,9 @@ impl Kept {
         }
     }
 
-    pub(super) async fn load(&self, id: Uuid) -> Result<Option<Loaded>, DatabaseError> {
-        let row = self.database.get().await?.query_opt(LOAD, &[(&id, Type::UUID)]).await?;
+    /// A session of this principal's. Another's is none.
+    pub(super) async fn load(&self, id: Uuid, principal: &Principal) -> Result<Option<Loaded>, DatabaseError> {
+        let row = self.database.get_as(principal.subject()).await?.query_opt(LOAD, &[(&id, Type::UUID)]).await?;
         Ok(row.map(|row| Loaded {
             initialize: row.get(0),
             principal: Principal::stored(row.get(1)),
@@ -131,13 +132,14 @@ impl Kept {
     }
 
     /// Writes what a session asks for, and gives all that it has asked for by then, here and elsewhere.
-    pub(super) async fn ask(&self, id: Uuid, ask: &Ask) -> Result<Option<Asked>, DatabaseError> {
+    pub(super) async fn ask(&self, id: Uuid, principal: &Principal, ask: &Ask) -> Result<Option<Asked>, DatabaseError> {
         let (statement, value) = match ask {
             Ask::LogLevel(level) => (LOG_LEVEL, level.as_deref()),
             Ask::Subscribe(address) => (SUBSCRIBE, Some(address.as_str())),
             Ask::Unsubscribe(address) => (UNSUBSCRIBE, Some(address.as_str())),
         };
-        let row = self.database.get().await?.query_opt(statement, &[(&id, Type::UUID), (&value, Type::TEXT)]).await?;
+        let connection = self.database.get_as(principal.subject()).await?;
+        let row = connection.query_opt(statement, &[(&id, Type::UUID), (&value, Type::TEXT)]).await?;
         Ok(row.map(|row| Asked { log_level: row.get(0), subscriptions: row.get(1) }))
     }
 

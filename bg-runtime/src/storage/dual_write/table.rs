@@ -188,14 +188,28 @@ impl Table {
     ///
     /// See [`StorageError`].
     pub async fn run(&self, statement: &Statement, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StorageError> {
+        self.run_as(None, statement, parameters).await
+    }
+
+    /// As [`run`](Self::run), in the name of a principal; see [`Database::get_as`].
+    ///
+    /// # Errors
+    ///
+    /// See [`StorageError`].
+    pub async fn run_as(
+        &self,
+        principal: Option<&str>,
+        statement: &Statement,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StorageError> {
         let form = self.form()?;
-        match self.run_as(form, statement, parameters).await {
+        match self.run_in(form, principal, statement, parameters).await {
             // What this release knows was contracted away: as good as fenced, and another replica can do it.
             Err(error) if self.inner.side == Side::Before && outdated(&error) => Err(StorageError::Fenced),
             Err(error) if self.inner.side == Side::During && outdated(&error) => {
                 self.inner.control.refresh().await?;
                 let now = self.form()?;
-                if now == form { Err(error) } else { self.run_as(now, statement, parameters).await }
+                if now == form { Err(error) } else { self.run_in(now, principal, statement, parameters).await }
             }
             ran => ran,
         }
@@ -209,8 +223,14 @@ impl Table {
         Some(row.get("row_version"))
     }
 
-    async fn run_as(&self, form: Form, statement: &Statement, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StorageError> {
-        let connection = self.inner.database.get().await?;
+    async fn run_in(
+        &self,
+        form: Form,
+        principal: Option<&str>,
+        statement: &Statement,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StorageError> {
+        let connection = self.inner.database.get_as(principal).await?;
         Ok(connection.query(statement.forms[form as usize], parameters).await?)
     }
 
