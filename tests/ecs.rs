@@ -106,11 +106,18 @@ async fn a_target_that_drains_finishes_what_it_began_and_gets_nothing_new() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_dies_is_replaced_and_one_that_cannot_start_says_why() {
-    let ecs = Ecs::up(&binary("mcp-server"), &[], 2).await;
+    let mut pace = Pace::default();
+    pace.balancer.propagation = Duration::from_millis(100)..=Duration::from_millis(300);
+    let ecs = Ecs::up_with(&binary("mcp-server"), &[], 2, &pace).await;
     let (aws, before) = (ecs.edge().api(), ecs.tasks("blue"));
+    // Who dies loses what it had, and the balancer says so and makes no request again.
+    let load = Load::start(ecs.address(), Mix { streams: 0, widgets: 0, ..Mix::default() }).await;
     ecs.agent().kill(&before[0]);
     let is_replaced = || ecs.ready("blue") == 2 && ecs.tasks("blue").iter().all(|task| task.arn != before[0].arn);
     ecs.until("it is replaced", is_replaced).await;
+    let (errors, troubles) = (load.stop().await.errors, ecs.balancer().troubles());
+    assert!(!errors.is_empty() && !troubles.is_empty(), "{errors:?} {troubles:?}");
+    assert!(troubles.iter().all(|words| words.starts_with("502: ")), "{troubles:?}");
     let asked = json!({ "cluster": CLUSTER, "serviceName": "mcp-server-blue", "desiredStatus": "STOPPED" });
     let listed = aws.ecs("ListTasks", asked).await;
     let described = aws.ecs("DescribeTasks", json!({ "cluster": CLUSTER, "tasks": listed["taskArns"] })).await;
@@ -215,6 +222,14 @@ async fn what_goes_wrong_with_a_call_is_what_goes_wrong_at_aws() {
     assert_eq!(ecs.weights().await, [10, 40]);
 }
 
+/// The gates that ask what the example has no command for.
+const PLAIN: [&str; 4] = ["--skip", "migrate", "--skip", "validate"];
+
+/// `deploy` with no gate but that it is ready: what is to be seen comes after that.
+fn quick<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    deploy(image, &[&PLAIN[..], &["--skip", "smoke", "--skip", "contract", "--skip", "load"], more].concat())
+}
+
 /// `deploy` of the same program as another version.
 fn deploy<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     // The machine may be busy, and it is not the machine that is judged.
@@ -266,9 +281,6 @@ async fn a_hundred_switches_by_weight_lose_double_and_misroute_nothing() {
     println!("{}", done.figures());
 }
 
-/// The gates that ask what the example has no command for.
-const PLAIN: [&str; 4] = ["--skip", "migrate", "--skip", "validate"];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_cannot_run_never_goes_live_on_ecs_and_the_reason_is_said() {
     let image = binary("examples/faulty").display().to_string();
@@ -288,13 +300,15 @@ async fn a_build_that_cannot_run_never_goes_live_on_ecs_and_the_reason_is_said()
         ecs.until("green is gone", || ecs.tasks("green").is_empty()).await;
         assert_eq!((ecs.weights().await, &ecs.service("green").await["desiredCount"]), ([100, 0], &json!(0)), "{fault}");
     }
+    ecs.rollout(&["switch"]).await.refused(4, "no replica of green is ready");
+    assert_eq!(ecs.weights().await, [100, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn weights_that_somebody_else_sets_in_between_are_not_moved_on_from() {
     let image = binary("mcp-server").display().to_string();
     let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
-    let mut running = ecs.begin(&deploy(&image, &["--steps", "10", "--step-bake", "20", "--bake", "0"]));
+    let mut running = ecs.begin(&quick(&image, &["--steps", "10", "--step-bake", "20", "--bake", "0"]));
     running.begins("bake-10").await;
     ecs.weigh([40, 60]).await;
     let ended = running.end().await;
@@ -302,7 +316,7 @@ async fn weights_that_somebody_else_sets_in_between_are_not_moved_on_from() {
     assert_eq!(ecs.weights().await, [100, 0]);
 
     // Somebody who comes between the look at the weights and the move.
-    let mut running = ecs.begin(&deploy(&image, &["--steps", "10", "--step-bake", "1", "--bake", "0"]));
+    let mut running = ecs.begin(&quick(&image, &["--steps", "10", "--step-bake", "1", "--bake", "0"]));
     running.begins("bake-10").await;
     ecs.edge().then("AddTags", ecs.weigh([70, 30]));
     running.end().await.refused(3, "somebody set the weights to 70/30 (blue/green) in between, it was 90/10");
@@ -346,7 +360,7 @@ async fn going_back_works_in_the_middle_of_a_deploy_on_ecs_and_the_deploy_lets_g
     let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
     let load = Load::start(ecs.address(), Mix::default()).await;
     for step in ["ready", "bake-50", "bake"] {
-        let mut running = ecs.begin(&deploy(&image, &["--steps", "50", "--step-bake", "2", "--bake", "60"]));
+        let mut running = ecs.begin(&quick(&image, &["--steps", "50", "--step-bake", "2", "--bake", "60"]));
         running.begins(step).await;
         // It may even be asleep meanwhile, and wake up in the midst of what it does.
         running.signal("STOP");
@@ -366,8 +380,8 @@ async fn what_was_refused_for_a_moment_is_not_done_after_somebody_went_back() {
     let ecs = Ecs::up(&binary("mcp-server"), &[], 1).await;
     let load = Load::start(ecs.address(), Mix::default()).await;
     // The move to green, and the end of blue.
-    for (operation, step) in [("ModifyRule", "load"), ("UpdateService", "drained")] {
-        let mut running = ecs.begin(&deploy(&image, &["--bake", "0", "--retire"]));
+    for (operation, step) in [("ModifyRule", "ready"), ("UpdateService", "drained")] {
+        let mut running = ecs.begin(&quick(&image, &["--bake", "0", "--retire"]));
         running.begins(step).await;
         ecs.edge().fault(operation, When::First(1), Fault::Throttled);
         let (pid, before) = (running.pid(), ecs.edge().calls(operation));

@@ -211,8 +211,7 @@ impl Ended {
     /// The JSON document that it printed; `None` when there is none. A platform may mix it with what was logged.
     #[must_use]
     pub fn document(&self) -> Option<serde_json::Value> {
-        let line = || self.stdout.lines().rev().find(|line| line.starts_with('{'));
-        serde_json::from_str(&self.stdout).ok().or_else(|| serde_json::from_str(line()?).ok())
+        document(&self.stdout)
     }
 }
 
@@ -289,6 +288,12 @@ pub(crate) async fn insist<T>(what: impl AsyncFn() -> Result<T, DriverError>) ->
             done => return done,
         }
     }
+}
+
+/// The JSON document in what a program said.
+pub(crate) fn document(said: &str) -> Option<serde_json::Value> {
+    let line = || said.lines().rev().find(|line| line.starts_with('{'));
+    serde_json::from_str(said).ok().or_else(|| serde_json::from_str(line()?).ok())
 }
 
 /// Asks a replica whether it is ready and what it is.

@@ -92,7 +92,13 @@ impl Default for Pace {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
-            agent: agent::Pace { deregistration: ms(500), restart: ms(200), grace: ms(20_000), log: ms(200) },
+            agent: agent::Pace {
+                deregistration: ms(500),
+                restart: ms(200),
+                grace: ms(20_000),
+                log: ms(200),
+                last_words: ms(500),
+            },
             balancer: balancer::Pace { propagation: ms(0)..=ms(300), health_check: ms(200) },
         }
     }

@@ -789,6 +789,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_words_of_a_task_are_read_up_to_its_document() {
+        let double = Double::start().await;
+        let ended = json!({ "lastStatus": "STOPPED", "containers": [{ "name": "app", "exitCode": 0 }] });
+        double.state().tasks = vec![task("m", Color::Green, "x", ended)];
+        double.state().log = vec!["it begins"];
+        let mut reads = 0;
+        double.state().meddler = Some(Box::new(move |operation, state| {
+            reads += usize::from(operation == "GetLogEvents");
+            if reads == 3 && state.log.len() == 1 {
+                state.log.push("{\"phase\":\"expanded\"}");
+            }
+        }));
+        let done = double.driver().task(&image("app:2", &[]), &["migrate"], Duration::from_secs(9), &|_| {}).await.unwrap();
+        assert_eq!(done.document(), Some(json!({ "phase": "expanded" })));
+    }
+
+    #[tokio::test]
     async fn a_task_that_does_not_end_is_stopped() {
         let double = Double::start().await;
         double.state().tasks = vec![task("m", Color::Green, "x", json!({}))];

@@ -42,6 +42,8 @@ pub struct Pace {
     pub grace: Duration,
     /// How late a log can be read.
     pub log: Duration,
+    /// How late its last line can.
+    pub last_words: Duration,
 }
 
 #[derive(Debug)]
@@ -267,11 +269,15 @@ impl Agent {
         Some(())
     }
 
-    /// What a task said that can be read by now; `None` when there is nothing.
+    /// What a task said that can be read by now; `None` when there is nothing. It comes in two parts.
     pub(super) fn log(&self, id: &str) -> Option<Vec<(SystemTime, String)>> {
-        let until = SystemTime::now() - self.shared.pace.log;
-        let log = self.shared.kept().logs.get(id).cloned()?;
-        let log: Vec<_> = log.into_iter().filter(|(when, _)| *when <= until).collect();
+        let mut log = self.shared.kept().logs.get(id).cloned()?;
+        let last = log.len().checked_sub(1)?;
+        let mut number = 0..;
+        log.retain(|(when, _)| {
+            let lag = if number.next() == Some(last) { self.shared.pace.last_words } else { self.shared.pace.log };
+            *when + lag <= SystemTime::now()
+        });
         (!log.is_empty()).then_some(log)
     }
 }

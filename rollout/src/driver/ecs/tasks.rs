@@ -20,7 +20,7 @@ use super::{
     balancer::Groups,
     definition::{self, Definition, Log},
 };
-use crate::driver::{DriverError, Ended, Heard, Image, Said};
+use crate::driver::{DriverError, Ended, Heard, Image, Said, document};
 
 /// The services `APP-blue` and `APP-green` of a cluster.
 #[derive(Debug)]
@@ -52,6 +52,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const READ: Duration = Duration::from_secs(5);
 /// How long the last words of a task may be on their way to CloudWatch.
 const WORDS_WITHIN: Duration = Duration::from_secs(10);
+/// So many tasks that stopped are asked for their last words.
+const LAST_FAULTS: usize = 3;
+/// The log driver hands over what it has at least this often.
+const QUIET: Duration = Duration::from_secs(5);
 /// The most that is read of what a task said, in pages of up to a megabyte.
 const PAGES: usize = 16;
 /// Service events that do not pass by themselves.
@@ -184,8 +188,17 @@ impl Tasks {
         });
         stopped.retain(|task| task.task_definition_arn() == deployment.task_definition());
         stopped.sort_by_key(|task| task.stopped_at().map(|at| at.secs()));
-        if let Some(task) = stopped.iter().rev().find(|task| is_its_fault(task)) {
-            return Some(self.reason(task).await);
+        let mut newest = None;
+        for task in stopped.iter().rev().filter(|task| is_its_fault(task)).take(LAST_FAULTS) {
+            let (reason, is_whole) = self.reason(task).await;
+            if is_whole {
+                return Some(reason);
+            }
+            // Its last words are on their way; those of one before it do as well.
+            newest.get_or_insert(reason);
+        }
+        if newest.is_some() {
+            return newest;
         }
         let failed = |deployment: &&Deployment| deployment.rollout_state() == Some(&DeploymentRolloutState::Failed);
         if let Some(failed) = service.deployments().iter().find(failed) {
@@ -255,7 +268,7 @@ impl Tasks {
         };
         let code = exit_code(&task, &self.app);
         if code.is_none() {
-            return Err(DriverError::Refused(self.reason(&task).await));
+            return Err(DriverError::Refused(self.reason(&task).await.0));
         }
         let said = match definition.log() {
             Some(log) => self.said(&log, short(arn)).await?,
@@ -303,22 +316,23 @@ impl Tasks {
         Ok(found)
     }
 
-    /// Why a task stopped.
-    async fn reason(&self, task: &Task) -> String {
+    /// Why a task stopped, and whether that is all that will be known of it.
+    async fn reason(&self, task: &Task) -> (String, bool) {
         let arn = task.task_arn().unwrap_or_default();
         let reason = task.stopped_reason().unwrap_or("it stopped");
         let container = task.containers().iter().find(|container| container.name() == Some(&self.app));
         let of_container = container.and_then(|container| container.reason()).map_or_else(String::new, |why| format!(": {why}"));
-        let mut words = format!("{}: {reason}{of_container}", short(arn));
+        let (mut words, mut is_whole) = (format!("{}: {reason}{of_container}", short(arn)), true);
         if let Some(code) = exit_code(task, &self.app) {
             words = format!("{words}; it ended with {code}");
             let definition = self.definition(task.task_definition_arn().unwrap_or_default()).await;
             if let Some(log) = definition.ok().and_then(|definition| definition.log()) {
                 let last = self.last_words(&log, short(arn)).await;
+                is_whole = !last.is_empty();
                 words = if last.is_empty() { words } else { format!("{words}: {last}") };
             }
         }
-        words
+        (words, is_whole)
     }
 
     async fn last_words(&self, log: &Log, task: &str) -> String {
@@ -328,16 +342,27 @@ impl Tasks {
         lines.map(crate::plain).collect::<Vec<_>>().join(" / ")
     }
 
-    /// Everything that a task said. CloudWatch hears it a moment later.
+    /// Everything that a task said. CloudWatch hears it a moment later, and not all at once: it is whole with the document at
+    /// its end, or when nothing has come for a while from one that printed none.
     async fn said(&self, log: &Log, task: &str) -> Result<String, DriverError> {
         let begun = Instant::now();
+        let (mut said, mut since) = (String::new(), begun);
         loop {
-            let said = self.read(log, task).await;
-            match said {
-                Ok(said) if !said.is_empty() || begun.elapsed() > WORDS_WITHIN => return Ok(said),
-                Err(failure) if begun.elapsed() > WORDS_WITHIN => return Err(failure),
-                _ => tokio::time::sleep(LOOK).await,
+            let is_over = begun.elapsed() > WORDS_WITHIN;
+            match self.read(log, task).await {
+                Ok(read) => {
+                    if read != said {
+                        (said, since) = (read, Instant::now());
+                    }
+                    let is_whole = document(&said).is_some() || !said.is_empty() && since.elapsed() > QUIET;
+                    if is_whole || is_over {
+                        return Ok(said);
+                    }
+                }
+                Err(failure) if is_over => return Err(failure),
+                Err(_) => {}
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
