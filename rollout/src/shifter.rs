@@ -2,8 +2,8 @@
 //! function runs that has neither a lease nor a journal.
 //!
 //! What must stay true: nothing is moved to a color that is not healthy enough; what is asked twice is done once and answered
-//! the same; who moved the traffic goes back only while it is as it was left, so that the later one wins. The last requests
-//! and their answers are in a tag on the rule.
+//! the same; who moved the traffic goes on or back only while it is as it was left, so that the later one wins. The last
+//! requests and their answers are in a tag on the rule.
 
 mod answer;
 mod event;
@@ -61,6 +61,17 @@ pub enum ShifterError {
     Driver(#[from] DriverError),
 }
 
+/// What was seen while a move was watched.
+#[derive(Debug)]
+enum Baked {
+    /// Enough targets are healthy, so many of so many.
+    Good(Notes, (usize, usize)),
+    /// It is to be undone, and why.
+    Bad(Answer),
+    /// Somebody else acted.
+    Overtaken,
+}
+
 /// How often a move is looked at while it is watched.
 const LOOK: Duration = Duration::from_secs(5);
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
@@ -113,27 +124,32 @@ impl Shifter {
 
     /// Does what is asked, once for each name.
     async fn answer(&self, ask: Ask, name: &str) -> Result<Answer, ShifterError> {
-        let key = &Answer::key(name);
+        let (key, stages) = (&Answer::key(name), ask.stages());
         let (green_percent, notes) = self.driver.traffic().await?;
-        let begun = match Answer::remembered(&notes, key) {
+        let (begun, at) = match Answer::remembered(&notes, key) {
             Some(before) if before.outcome != Outcome::Begun => return Ok(before),
             Some(begun) if begun.epoch != notes.epoch => return Ok(begun.with(Outcome::Overtaken)),
-            Some(begun) if share::live(green_percent) == Some(begun.to) => begun,
-            // It was remembered, and whoever was to move it did not come to that.
-            _ => self.begin(ask, key, green_percent, &notes).await?,
+            Some(begun) => match share::of(begun.to, green_percent) {
+                // It was remembered, and whoever was to move it did not come to that.
+                0 => self.begin(ask, key, green_percent, &notes).await?,
+                at if stages.contains(&at) => (begun, at),
+                _ => return self.remember(begun.with(Outcome::Overtaken), &notes).await,
+            },
+            None => self.begin(ask, key, green_percent, &notes).await?,
         };
         if begun.outcome != Outcome::Begun {
             return Ok(begun);
         }
-        self.watch(begun).await
+        self.watch(begun, at, &stages).await
     }
 
-    /// Decides and moves. An answer that is not the last one is [`Outcome::Begun`].
-    async fn begin(&self, ask: Ask, key: &str, green_percent: u8, notes: &Notes) -> Result<Answer, ShifterError> {
+    /// Decides and moves, and says what percent of the traffic goes there then. An answer that is not the last one is
+    /// [`Outcome::Begun`].
+    async fn begin(&self, ask: Ask, key: &str, green_percent: u8, notes: &Notes) -> Result<(Answer, u8), ShifterError> {
         let live = share::live(green_percent);
         let is_recent = notes.moved.is_some_and(|moved| Timestamp::now().as_second() - moved.as_second() <= BECAUSE_OF_IT);
         let to = match ask {
-            Ask::Switch(to) => to.or(live.map(Color::other)),
+            Ask::Switch(to, _) => to.or(live.map(Color::other)),
             Ask::Back => notes.before,
             Ask::BackFromAlarm => notes.before.filter(|_| is_recent),
         };
@@ -142,52 +158,80 @@ impl Shifter {
             let (key, from, epoch) = (key.to_owned(), to.other(), notes.epoch);
             Answer { key, outcome, from, to, healthy, total, epoch }
         };
-        let Some(to) = to else {
-            let outcome = if matches!(ask, Ask::Switch(_)) { Outcome::Split } else { Outcome::Nowhere };
-            return self.remember(answer(most, outcome, (0, 0)), notes).await;
-        };
-        let health = self.driver.health(to).await?;
-        if live == Some(to) {
-            return self.remember(answer(to, Outcome::Already, health), notes).await;
-        }
         let goes_back = matches!(ask, Ask::Back | Ask::BackFromAlarm);
+        let Some(to) = to else {
+            let outcome = if goes_back { Outcome::Nowhere } else { Outcome::Split };
+            return Ok((self.remember(answer(most, outcome, (0, 0)), notes).await?, 0));
+        };
+        let (health, at) = (self.driver.health(to).await?, share::of(to, green_percent));
+        if live == Some(to) {
+            return Ok((self.remember(answer(to, Outcome::Already, health), notes).await?, at));
+        }
         // Going back, anybody who is there is better than who is not good enough.
         if !(if goes_back { health.0 > 0 } else { self.is_enough(health) }) {
-            return self.remember(answer(to, Outcome::Unhealthy, health), notes).await;
+            return Ok((self.remember(answer(to, Outcome::Unhealthy, health), notes).await?, at));
         }
-        let epoch = notes.epoch + 1;
+        // Who gets some of it already gets no less.
+        let first = ask.stages().into_iter().find(|stage| *stage > at).unwrap_or(100);
         let outcome = if goes_back { Outcome::WentBack } else { Outcome::Begun };
-        let answer = Answer { epoch, ..answer(to, outcome, health) };
-        self.driver.answer_and_move(share::of(to, 100), notes.epoch, &answer.beside(notes)).await?;
-        tracing::info!("all traffic goes to {to}");
-        Ok(answer)
+        let answer = Answer { epoch: notes.epoch + 1, ..answer(to, outcome, health) };
+        self.driver.answer_and_move(share::of(to, first), notes.epoch, &answer.beside(notes)).await?;
+        tracing::info!("{first} % of the traffic goes to {to}");
+        Ok((answer, first))
     }
 
-    /// Watches a move, and goes back when it was none for the better.
-    async fn watch(&self, begun: Answer) -> Result<Answer, ShifterError> {
+    /// Watches a move that has come to this percent, and goes on with it. It is watched for as long as one without steps.
+    async fn watch(&self, begun: Answer, mut at: u8, stages: &[u8]) -> Result<Answer, ShifterError> {
+        let long = self.limits.bake / u32::try_from(stages.len()).unwrap_or(1);
+        loop {
+            let (notes, good) = match self.bake(&begun, at, long).await? {
+                Baked::Good(notes, health) => (notes, Answer { healthy: health.0, total: health.1, ..begun.clone() }),
+                Baked::Bad(failed) => return self.go_back(begun, at, failed).await,
+                Baked::Overtaken => return self.give_up(begun).await,
+            };
+            let Some(next) = stages.iter().copied().find(|stage| *stage > at) else {
+                return self.remember(good.with(Outcome::Done), &notes).await;
+            };
+            match self.driver.answer_and_move_on(share::of(begun.to, next), begun.epoch, &good.beside(&notes)).await {
+                Ok(()) => {
+                    tracing::info!("{next} % of the traffic goes to {}", begun.to);
+                    at = next;
+                }
+                Err(failure) if self.as_left(&begun, at).await?.is_some() => return Err(failure.into()),
+                Err(_) => return self.give_up(begun).await,
+            }
+        }
+    }
+
+    /// Looks for this long at what a percent of the traffic comes to.
+    async fn bake(&self, begun: &Answer, at: u8, long: Duration) -> Result<Baked, ShifterError> {
         let started = Instant::now();
-        let failed = loop {
-            let Some(notes) = self.as_left(&begun).await? else { return self.give_up(begun).await };
-            let left = self.limits.bake.saturating_sub(started.elapsed());
+        loop {
+            let Some(notes) = self.as_left(begun, at).await? else { return Ok(Baked::Overtaken) };
+            let left = long.saturating_sub(started.elapsed());
             let health = self.driver.health(begun.to).await?;
             if health.0 == 0 || left.is_zero() && !self.is_enough(health) {
-                break Answer { healthy: health.0, total: health.1, ..begun.clone().with(Outcome::BackUnhealthy) };
+                let failed = Answer { healthy: health.0, total: health.1, ..begun.clone() };
+                return Ok(Baked::Bad(failed.with(Outcome::BackUnhealthy)));
             }
             if left.is_zero() {
-                match self.is_answered_by(begun.to).await {
-                    Ok(()) => {
-                        let done = Answer { healthy: health.0, total: health.1, ..begun.with(Outcome::Done) };
-                        return self.remember(done, &notes).await;
-                    }
+                // While both get some, either may answer.
+                let answered = if at == 100 { self.is_answered_by(begun.to).await } else { Ok(()) };
+                return Ok(match answered {
+                    Ok(()) => Baked::Good(notes, health),
                     Err(words) => {
                         tracing::warn!("{words}");
-                        break begun.clone().with(Outcome::BackUnanswered);
+                        Baked::Bad(begun.clone().with(Outcome::BackUnanswered))
                     }
-                }
+                });
             }
             tokio::time::sleep(left.min(LOOK)).await;
-        };
-        let Some(notes) = self.as_left(&begun).await? else { return self.give_up(begun).await };
+        }
+    }
+
+    /// Undoes a move that was none for the better.
+    async fn go_back(&self, begun: Answer, at: u8, failed: Answer) -> Result<Answer, ShifterError> {
+        let Some(notes) = self.as_left(&begun, at).await? else { return self.give_up(begun).await };
         if self.driver.health(begun.from).await?.0 == 0 {
             // The traffic would go from bad to nobody.
             return self.remember(failed.with(Outcome::Stuck), &notes).await;
@@ -195,7 +239,7 @@ impl Shifter {
         let back = Answer { epoch: begun.epoch + 1, ..failed };
         match self.driver.answer_and_move(share::of(begun.from, 100), begun.epoch, &back.beside(&notes)).await {
             Ok(()) => Ok(back),
-            Err(failure) if self.as_left(&begun).await?.is_some() => Err(failure.into()),
+            Err(failure) if self.as_left(&begun, at).await?.is_some() => Err(failure.into()),
             Err(_) => self.give_up(begun).await,
         }
     }
@@ -213,10 +257,10 @@ impl Shifter {
     }
 
     /// What is remembered, unless somebody has acted since, or has set the weights by hand.
-    async fn as_left(&self, begun: &Answer) -> Result<Option<Notes>, DriverError> {
+    async fn as_left(&self, begun: &Answer, at: u8) -> Result<Option<Notes>, DriverError> {
         let (green_percent, notes) = self.driver.traffic().await?;
         let is_as_left = notes.epoch == begun.epoch
-            && share::live(green_percent) == Some(begun.to)
+            && share::of(begun.to, green_percent) == at
             && Answer::remembered(&notes, &begun.key).is_some();
         Ok(is_as_left.then_some(notes))
     }
@@ -413,6 +457,80 @@ mod tests {
         assert_eq!(weights(&double), [100, 0]);
     }
 
+    /// What each move gave to green.
+    fn shares(double: &Double) -> Vec<String> {
+        let told = double.state().called("ModifyRule");
+        let weight =
+            |told: &Value| told["Actions.member.1.ForwardConfig.TargetGroups.member.2.Weight"].as_str().map(str::to_owned);
+        told.iter().filter_map(weight).collect()
+    }
+
+    #[tokio::test]
+    async fn a_move_in_steps_makes_each_of_them_and_leads_back_to_where_it_began() {
+        let double = Double::start().await;
+        let said = body(ask(&double, json!({ "to": "green", "steps": [10, 50] }), "1").await);
+        assert_eq!(
+            (said["message"].as_str(), shares(&double)),
+            (Some("Traffic switch successful"), ["10", "50", "100"].map(str::to_owned).to_vec())
+        );
+        assert_eq!(double.state().tags["rollout.mcp/epoch"], "1", "it is one move");
+        ask(&double, json!({ "to": "green", "steps": [10, 50] }), "1").await.unwrap();
+        assert_eq!(moves(&double), 3);
+        body(ask(&double, json!({ "action": "rollback" }), "2").await);
+        assert_eq!(weights(&double), [100, 0]);
+        // Who has some of it already is not given less.
+        double.state().weigh(80, 20);
+        ask(&double, json!({ "to": "green", "steps": [10, 50] }), "3").await.unwrap();
+        assert_eq!(shares(&double)[4..], ["50", "100"]);
+    }
+
+    #[tokio::test]
+    async fn a_step_that_was_none_for_the_better_is_the_last_one() {
+        let double = Double::start().await;
+        on(&double, "ModifyRule", 2, |state| unwell(state, Color::Green));
+        let failed = ask(&double, json!({ "steps": [10, 50] }), "1").await.unwrap_err();
+        assert_eq!(failed, "Traffic switch failed, rolled back to blue: 0/2 targets of green are healthy");
+        assert_eq!(shares(&double), ["10", "50", "0"]);
+    }
+
+    #[tokio::test]
+    async fn a_step_is_not_made_after_somebody_else_acted_or_set_the_weights() {
+        for (blue, green, epoch) in [(100, 0, "9"), (60, 40, "1")] {
+            let double = Double::start().await;
+            on(&double, "ModifyRule", 1, move |state| {
+                state.meddler = Some(Box::new(move |call, state| {
+                    if call == "DescribeTargetHealth" {
+                        state.tags.insert("rollout.mcp/epoch".to_owned(), epoch.to_owned());
+                        state.weigh(blue, green);
+                    }
+                }));
+            });
+            let stopped = ask(&double, json!({ "steps": [10, 50] }), "1").await.unwrap_err();
+            assert!(stopped.starts_with("Somebody else moved the traffic"), "{stopped}");
+            assert_eq!((weights(&double), shares(&double)), (vec![blue, green], vec!["10".to_owned()]));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_move_in_steps_that_was_cut_off_is_gone_on_with_where_it_is() {
+        let double = Double::start().await;
+        let asked = json!({ "steps": [10, 50] });
+        on(&double, "ModifyRule", 2, |state| state.refuses = Some("OperationNotPermitted"));
+        assert!(ask(&double, asked.clone(), "1").await.is_err());
+        assert_eq!(weights(&double), [90, 10]);
+        let said = body(ask(&double, asked.clone(), "1").await);
+        assert_eq!((said["message"].as_str(), weights(&double)), (Some("Traffic switch successful"), vec![0, 100]));
+        assert_eq!(shares(&double), ["10", "50", "50", "100"]);
+        // Weights that it did not set are not gone on from.
+        let double = Double::start().await;
+        on(&double, "ModifyRule", 2, |state| state.refuses = Some("OperationNotPermitted"));
+        assert!(ask(&double, asked.clone(), "1").await.is_err());
+        double.state().weigh(70, 30);
+        let stopped = ask(&double, asked, "1").await.unwrap_err();
+        assert!(stopped.starts_with("Somebody else moved the traffic"), "{stopped}");
+        assert_eq!(weights(&double), [70, 30]);
+    }
+
     #[tokio::test]
     async fn a_request_that_was_cut_off_before_it_moved_anything_is_done_when_it_comes_again() {
         let double = Double::start().await;
@@ -465,6 +583,8 @@ mod tests {
         assert_eq!(double.state().called("PutJobSuccessResult"), [json!({ "jobId": "j-1" })]);
         body(ask(&double, job("j-1", r#"{"to":"green"}"#), "2").await);
         assert_eq!(moves(&double), 1, "the same job is the same request");
+        on(&double, "PutJobSuccessResult", 1, |state| state.refuses = Some("InvalidJobStateException"));
+        body(ask(&double, job("j-1", r#"{"to":"green"}"#), "2").await);
         unwell(&mut double.state(), Color::Blue);
         assert_eq!(ask(&double, job("j-2", ""), "3").await.unwrap()["statusCode"], 500);
         ask(&double, job("j-3", "green"), "4").await.unwrap();

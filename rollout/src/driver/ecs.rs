@@ -21,6 +21,10 @@ use std::{
 
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_codepipeline::types::{FailureDetails, FailureType};
+use aws_sdk_ecs::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bg_runtime::Color;
 use futures_util::future::join_all;
@@ -250,20 +254,32 @@ impl EcsDriver {
         self.go(green_percent, Turn { epoch: after + 1, after: Some(after), more: &more }).await
     }
 
+    /// Moves more of it, as part of the move of that epoch.
+    pub(crate) async fn answer_and_move_on(&self, green_percent: u8, epoch: i64, answer: &str) -> Result<(), DriverError> {
+        let more = [(ANSWERED, answer.to_owned())];
+        self.go(green_percent, Turn { epoch, after: Some(epoch), more: &more }).await
+    }
+
     /// Remembers an answer.
     pub(crate) async fn answer(&self, answer: &str) -> Result<(), DriverError> {
         self.balancer.remember(&[(ANSWERED, answer.to_owned())]).await
     }
 
-    /// Tells a pipeline how its job ended.
+    /// Tells a pipeline how its job ended, unless it knows already.
     pub(crate) async fn end_job(&self, id: &str, ended: Result<(), &str>) -> Result<(), DriverError> {
         match ended {
-            Ok(()) => drop(self.pipelines.put_job_success_result().job_id(id).send().await?),
+            Ok(()) => match self.pipelines.put_job_success_result().job_id(id).send().await {
+                Err(failure) if is_over(&failure) => {}
+                told => drop(told?),
+            },
             Err(words) => {
                 let words: String = words.chars().take(MOST_WORDS).collect();
                 let failed = FailureDetails::builder().r#type(FailureType::JobFailed).message(words).build();
                 let failed = failed.map_err(|source| DriverError::Away(": a failure is not one", Box::new(source)))?;
-                drop(self.pipelines.put_job_failure_result().job_id(id).failure_details(failed).send().await?);
+                match self.pipelines.put_job_failure_result().job_id(id).failure_details(failed).send().await {
+                    Err(failure) if is_over(&failure) => {}
+                    told => drop(told?),
+                }
             }
         }
         Ok(())
@@ -366,6 +382,11 @@ impl Side {
 fn counted(targets: &[Target]) -> (usize, usize) {
     let staying = targets.iter().filter(|target| !target.is_leaving());
     (targets.iter().filter(|target| target.is_healthy()).count(), staying.count())
+}
+
+/// Whether it was refused because the job has ended.
+fn is_over<E: ProvideErrorMetadata>(failure: &SdkError<E, HttpResponse>) -> bool {
+    failure.as_service_error().and_then(|refused| refused.code()) == Some("InvalidJobStateException")
 }
 
 /// The way to AWS: over the TLS that everything here speaks, and patient with an account that asks too often.

@@ -22,10 +22,10 @@ pub(super) enum Event {
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// All traffic goes there; without a color, to the one that is not live.
-    Switch(Option<Color>),
+    /// All traffic goes there, after these percents of it; without a color, to the one that is not live.
+    Switch(Option<Color>, Vec<u8>),
     /// All traffic goes to the color before.
     Back,
     /// The same, if the last move can be the reason.
@@ -70,18 +70,35 @@ impl Ask {
     fn read(asked: &Value) -> Result<Self, ShifterError> {
         let unknown = || ShifterError::Event(asked.to_string());
         let fields = asked.as_object().ok_or_else(unknown)?;
-        if fields.keys().any(|name| name != "to" && name != "action") {
+        if fields.keys().any(|name| !["to", "action", "steps"].contains(&name.as_str())) {
             return Err(unknown());
         }
+        let steps = fields.get("steps").map_or(Some(Vec::new()), steps).ok_or_else(unknown)?;
         match (fields.get("action").map(Value::as_str), fields.get("to").map(Value::as_str)) {
-            (Some(Some("rollback")), None) => Ok(Self::Back),
-            (None | Some(Some("switch")), None | Some(Some("idle"))) => Ok(Self::Switch(None)),
+            // Who goes back does so at once.
+            (Some(Some("rollback")), None) if steps.is_empty() => Ok(Self::Back),
+            (None | Some(Some("switch")), None | Some(Some("idle"))) => Ok(Self::Switch(None, steps)),
             (None | Some(Some("switch")), Some(Some(color))) => {
-                color.parse().map(|color| Self::Switch(Some(color))).map_err(|_| unknown())
+                color.parse().map(|color| Self::Switch(Some(color), steps)).map_err(|_| unknown())
             }
             _ => Err(unknown()),
         }
     }
+
+    /// The percents that the traffic is moved by, all of it at the end.
+    pub(super) fn stages(&self) -> Vec<u8> {
+        match self {
+            Self::Switch(_, steps) => steps.iter().copied().chain([100]).collect(),
+            Self::Back | Self::BackFromAlarm => vec![100],
+        }
+    }
+}
+
+/// Percents before all of it, each more than the one before.
+fn steps(asked: &Value) -> Option<Vec<u8>> {
+    let percent = |step: &Value| step.as_u64().and_then(|step| u8::try_from(step).ok()).filter(|step| (1..100).contains(step));
+    let steps: Vec<u8> = asked.as_array()?.iter().map(percent).collect::<Option<_>>()?;
+    steps.is_sorted_by(|step, next| step < next).then_some(steps)
 }
 
 #[cfg(test)]
@@ -100,6 +117,12 @@ mod tests {
             json!({ "to": 1 }),
             json!({ "action": "rolback" }),
             json!({ "action": "rollback", "to": "green" }),
+            json!({ "action": "rollback", "steps": [50] }),
+            json!({ "steps": 50 }),
+            json!({ "steps": [50, 50] }),
+            json!({ "steps": [0] }),
+            json!({ "steps": [100] }),
+            json!({ "steps": ["10"] }),
             json!({ "detail-type": "ECS Task State Change", "detail": {} }),
             json!({ "CodePipeline.job": {} }),
         ] {
@@ -115,9 +138,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let key = "request r".to_owned();
-        assert_eq!(ask(json!({})), (Ask::Switch(None), key.clone()));
-        assert_eq!(ask(json!({ "to": "idle" })), (Ask::Switch(None), key.clone()));
-        assert_eq!(ask(json!({ "to": "green" })), (Ask::Switch(Some(Color::Green)), key.clone()));
+        assert_eq!(ask(json!({})), (Ask::Switch(None, Vec::new()), key.clone()));
+        assert_eq!(ask(json!({ "to": "idle" })), (Ask::Switch(None, Vec::new()), key.clone()));
+        assert_eq!(ask(json!({ "to": "green" })), (Ask::Switch(Some(Color::Green), Vec::new()), key.clone()));
+        assert_eq!(ask(json!({ "steps": [5, 50] })), (Ask::Switch(None, vec![5, 50]), key.clone()));
         assert_eq!(ask(json!({ "action": "rollback" })), (Ask::Back, key));
     }
 }
