@@ -34,8 +34,9 @@ resource "aws_lambda_function" "this" {
 
   code_signing_config_arn = var.code_signing_config_arn
 
-  # One acts at a time. What comes meanwhile is not lost: it waits, for as long as `maximum_event_age` below.
-  reserved_concurrent_executions = 1
+  # One moves, and one more may go back meanwhile: an alarm is not to wait until what it warns of is done. The tags of the rule
+  # are the fence between the two. What comes beside them is not lost: it waits, for as long as `maximum_event_age` below.
+  reserved_concurrent_executions = 2
 
   # It asks the tasks themselves, which only the VPC reaches.
   vpc_config {
@@ -82,7 +83,7 @@ resource "aws_lambda_function" "this" {
 resource "aws_lambda_function_event_invoke_config" "this" {
   function_name = aws_lambda_function.this.function_name
 
-  # An alarm may come while it bakes, so it has to wait as long as a run may take. What is older is no news: it would move
+  # An alarm may come while two are at work, so it has to wait as long as a run may take. What is older is no news: it would move
   # traffic because of something that is over.
   maximum_event_age_in_seconds = var.timeout_seconds + 60
   maximum_retry_attempts       = 1

@@ -42,10 +42,10 @@ run "it_is_told_what_it_moves" {
   }
 }
 
-run "one_acts_at_a_time_and_what_it_was_not_told_is_kept" {
+run "who_goes_back_does_not_wait_for_who_moves_and_what_it_was_not_told_is_kept" {
   assert {
-    condition     = aws_lambda_function.this.reserved_concurrent_executions == 1
-    error_message = "two of them would move the traffic at once"
+    condition     = aws_lambda_function.this.reserved_concurrent_executions == 2
+    error_message = "one that moves, and one that goes back meanwhile"
   }
 
   assert {
