@@ -21,6 +21,8 @@ mod outlive;
 mod published;
 mod rollout;
 mod sessions;
+#[cfg(target_os = "linux")]
+mod shifter;
 mod soak;
 mod subscriptions;
 mod widget;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rollout ── AWS_ENDPOINT_URL ── edge ── moto        clients ── balancer (2 nodes) ── tasks
-//!                                  └──── agent ── tasks          └── rules of moto, targets of the agent
+//! function ───────┘                └──── agent ── tasks          └── rules of moto, targets of the agent
 //! ```
 //!
 //! What must stay true: whatever moves traffic or starts a process does so because an API of AWS was told to, and as late as
@@ -14,6 +14,8 @@ pub mod agent;
 pub mod balancer;
 #[path = "aws/edge.rs"]
 pub mod edge;
+#[path = "aws/function.rs"]
+pub mod function;
 #[path = "aws/moto.rs"]
 pub mod moto;
 #[path = "aws/targets.rs"]
@@ -39,14 +41,16 @@ use self::{
     agent::Agent,
     balancer::Balancer,
     edge::Edge,
+    function::Function,
     moto::{Api, Moto},
-    targets::Targets,
+    targets::{Stub, Targets},
     task::{PORTS, Task},
     wire::REGION,
 };
 use crate::{
     command::{self, Ended, Running},
     postgres::DataDir,
+    server::binary,
 };
 
 /// A cluster, its balancer, and whatever runs in it. All of it is gone with the test.
@@ -55,6 +59,7 @@ pub struct Ecs {
     agent: Agent,
     balancer: Balancer,
     edge: Edge,
+    targets: Targets,
     groups: [String; 2],
     rule: String,
     database_url: String,
@@ -124,9 +129,9 @@ impl Ecs {
         let balancer = Balancer::open(moto.api(), &layout.listener, targets.clone(), changes.subscribe(), &pace.balancer).await;
         let secrets = BTreeMap::from([(DATABASE.to_owned(), database_url.clone())]);
         let agent = Agent::start(moto.api(), CLUSTER, targets.clone(), changes.subscribe(), pace.agent.clone(), secrets);
-        let edge = Edge::open(moto.api(), agent.clone(), targets, changes).await;
+        let edge = Edge::open(moto.api(), agent.clone(), targets.clone(), changes).await;
         let Layout { groups, rule, network, .. } = layout;
-        let ecs = Self { agent, balancer, edge, groups, rule, database_url, moto, _database: database, data };
+        let ecs = Self { agent, balancer, edge, targets, groups, rule, database_url, moto, _database: database, data };
         for (color, count) in [("blue", replicas), ("green", 0)] {
             ecs.create_service(color, image, environment, count, &network).await;
         }
@@ -259,10 +264,66 @@ impl Ecs {
         made["taskDefinition"]["taskDefinitionArn"].as_str().expect("it has one").to_owned()
     }
 
-    fn command(&self) -> Command {
-        let mut command = command::rollout();
+    /// Puts so many targets into the group of a color of whom nobody knows yet how they are.
+    pub fn join(&self, color: &str, count: usize) -> Vec<Stub> {
+        (0..count).map(|_| Stub::new(&self.targets, self.group(color), color)).collect()
+    }
+
+    /// How many targets of a color are healthy.
+    pub fn healthy(&self, color: &str) -> usize {
+        let groups = self.targets.watch();
+        let groups = groups.borrow();
+        let targets = groups.get(self.group(color)).into_iter().flatten();
+        targets.filter(|target| target.state == targets::State::Healthy).count()
+    }
+
+    /// Starts the traffic shifter as AWS Lambda does, told this beside what it has to know.
+    pub async fn shifter(&self, environment: &[(&str, &str)]) -> Function {
+        let mut command = Command::new(binary("traffic-shifter"));
+        command.env_clear().env("CLUSTER", CLUSTER).env("SERVICE", APP).env("RULE_ARN", &self.rule);
+        command.env("ENTRANCE", format!("http://{}", self.address())).envs(environment.iter().copied());
+        Function::start(self.reaches_aws(command)).await
+    }
+
+    /// Puts an alarm, lets it be in this state, and gives what EventBridge says of that.
+    pub async fn alarm(&self, name: &str, state: &str) -> Value {
+        let api = self.moto.api();
+        let asked = json!({
+            "AlarmName": name, "Namespace": "AWS/ApplicationELB", "MetricName": "HTTPCode_Target_5XX_Count", "Statistic": "Sum",
+            "Period": 60, "EvaluationPeriods": 2, "Threshold": 2, "ComparisonOperator": "GreaterThanThreshold",
+        });
+        api.call("monitoring", "PutMetricAlarm", asked).await;
+        let set = json!({ "AlarmName": name, "StateValue": state, "StateReason": "Threshold Crossed" });
+        api.call("monitoring", "SetAlarmState", set).await;
+        let said = api.call("monitoring", "DescribeAlarms", json!({ "AlarmNames": [name] })).await;
+        let alarm = &said["MetricAlarms"][0];
+        json!({
+            "version": "0", "id": format!("event-{name}-{state}"), "detail-type": "CloudWatch Alarm State Change",
+            "source": "aws.cloudwatch", "account": "123456789012", "region": REGION, "resources": [alarm["AlarmArn"]],
+            "detail": { "alarmName": alarm["AlarmName"], "state": {
+                "value": alarm["StateValue"], "reason": alarm["StateReason"], "timestamp": alarm["StateUpdatedTimestamp"],
+            } },
+        })
+    }
+
+    /// The percents of green that the traffic was told, in order.
+    pub fn moves(&self) -> Vec<u64> {
+        let weight = |call: wire::Call| {
+            let groups = call.parameters["Actions"][0]["ForwardConfig"]["TargetGroups"].as_array().cloned().unwrap_or_default();
+            let green = groups.iter().find(|group| group["TargetGroupArn"] == *self.group("green"))?;
+            green["Weight"].as_str()?.parse().ok()
+        };
+        self.edge.heard("ModifyRule").into_iter().filter_map(weight).collect()
+    }
+
+    fn reaches_aws(&self, mut command: Command) -> Command {
         command.env("AWS_ENDPOINT_URL", self.edge.url()).env("AWS_REGION", REGION);
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.reaches_aws(command::rollout());
         command.args(["--platform", "ecs", "--cluster", CLUSTER, "--app", APP, "--rule", &self.rule]);
         command.args(["--entrance", &format!("http://{}", self.address()), "--database-url", &self.database_url]);
         command.arg("--state").arg(self.data.path());

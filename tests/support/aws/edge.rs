@@ -3,7 +3,7 @@
 //! What must stay true: a fault is of the kind that AWS has, and one that says that nothing was done did nothing.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
@@ -72,6 +72,8 @@ struct Kept {
     faults: Vec<Trap>,
     then: Vec<(String, Then)>,
     answers: HashMap<String, Value>,
+    /// Jobs of a pipeline that have ended, by their id.
+    jobs: HashSet<String>,
     heard: Vec<Call>,
 }
 
@@ -275,6 +277,13 @@ impl Shared {
             }
             ("ecs", "UpdateTaskProtection" | "GetTaskProtection") => self.protection(call),
             ("logs", "GetLogEvents") => return Some(self.log(call)),
+            // moto has pipelines, and no jobs of theirs. Which are there is not known here; that one ends once is.
+            ("codepipeline", "PutJobSuccessResult" | "PutJobFailureResult") => {
+                if !self.kept().jobs.insert(call.text("jobId").to_owned()) {
+                    return Some(refuse(call, 400, "InvalidJobStateException", "The job has ended already."));
+                }
+                json!({})
+            }
             _ => return None,
         };
         Some(json_answer(200, &answer))

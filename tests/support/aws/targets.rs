@@ -9,7 +9,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::task::{PORTS, free_address};
 
 /// The targets of every group. Clones are the same.
 #[derive(Clone, Debug)]
@@ -42,6 +49,15 @@ pub enum State {
     Unhealthy,
     /// It finishes what it began.
     Draining,
+}
+
+/// A target that the harness answers as, where many are needed and one program for each would be too many. Nobody listens until
+/// it is opened, and nobody any more once it is dropped.
+#[derive(Debug)]
+pub struct Stub {
+    ip: Ipv4Addr,
+    color: String,
+    listening: JoinSet<()>,
 }
 
 /// So many answers in a row make a target unhealthy, or healthy again. The first good one makes a new target healthy.
@@ -130,6 +146,46 @@ impl Target {
             self.state = if is_good { State::Healthy } else { State::Unhealthy };
         }
     }
+}
+
+// === impl Stub ===
+
+impl Stub {
+    pub(super) fn new(targets: &Targets, group: &str, color: &str) -> Self {
+        let ip = free_address();
+        targets.register(group, SocketAddr::from((ip, PORTS[0])));
+        Self { ip, color: color.to_owned(), listening: JoinSet::new() }
+    }
+
+    /// Answers from now on that all is well.
+    pub async fn open(&mut self) {
+        for port in PORTS {
+            let socket = TcpListener::bind((self.ip, port)).await.expect("the address is nobody's");
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nrelease-color: {}\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}", self.color);
+            self.listening.spawn(async move {
+                while let Ok((stream, _)) = socket.accept().await {
+                    let _ = say(stream, &answer).await;
+                }
+            });
+        }
+    }
+
+    /// Is there no more.
+    pub fn close(&mut self) {
+        self.listening.abort_all();
+    }
+}
+
+/// Reads one request, which has no body, and answers it.
+async fn say(mut stream: TcpStream, answer: &str) -> std::io::Result<()> {
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut read).await? == 0 {
+            return Ok(());
+        }
+    }
+    stream.write_all(answer.as_bytes()).await
 }
 
 // === impl State ===

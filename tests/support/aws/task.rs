@@ -269,7 +269,7 @@ pub(super) fn family(definition: &str) -> &str {
 }
 
 /// An address of this machine at which nobody listens. Linux answers on all of 127/8; other test processes take other parts.
-fn free_address() -> Ipv4Addr {
+pub(super) fn free_address() -> Ipv4Addr {
     let process = std::process::id();
     let second = 16 + u8::try_from(process % 224).expect("less than 224");
     loop {

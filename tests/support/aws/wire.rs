@@ -68,7 +68,11 @@ impl Call {
     }
 
     fn form(&self) -> String {
-        let version = if self.service == "ec2" { "2016-11-15" } else { "2015-12-01" };
+        let version = match &*self.service {
+            "ec2" => "2016-11-15",
+            "monitoring" => "2010-08-01",
+            _ => "2015-12-01",
+        };
         let mut form = format!("Action={}&Version={version}", self.operation);
         flatten("", &self.parameters, &mut form);
         form
@@ -92,6 +96,7 @@ fn target(service: &str) -> Option<&'static str> {
     match service {
         "ecs" => Some("AmazonEC2ContainerServiceV20141113"),
         "application-autoscaling" => Some("AnyScaleFrontendService"),
+        "codepipeline" => Some("CodePipeline_20150709"),
         "logs" => Some("Logs_20140328"),
         _ => None,
     }
