@@ -268,7 +268,7 @@ async fn an_event_that_is_handed_over_twice_acts_once_and_is_answered_the_same()
     let function = ecs.shifter(&[BRIEF]).await;
     let first = function.invoke("r-1", json!({})).await;
     assert_eq!(function.invoke("r-1", json!({})).await, first);
-    assert_eq!(said(first)["newEnvironment"], "green");
+    assert_eq!(said(first.clone())["newEnvironment"], "green");
     assert_eq!((ecs.moves(), ecs.weights().await), (vec![100], [0, 100]));
     // Killed while it watches, as when its time is over, and while it had remembered what it was about to do.
     let watching = ecs.shifter(&[LONG]).await;
@@ -287,6 +287,8 @@ async fn an_event_that_is_handed_over_twice_acts_once_and_is_answered_the_same()
     let done = function.invoke("r-3", json!({ "to": "green" })).await;
     said(done.clone());
     assert_eq!(function.invoke("r-3", json!({ "to": "green" })).await, done);
+    // Also when others came after it.
+    assert_eq!(function.invoke("r-1", json!({})).await, first);
     assert_eq!((ecs.moves(), ecs.weights().await), (vec![100, 70, 0, 100], [0, 100]));
     whole(&ecs, load, "handed over twice").await;
 }
