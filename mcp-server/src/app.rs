@@ -42,7 +42,11 @@ use crate::{
         listener::Listener,
         origin::Allowed,
     },
-    mcp::{Parts, Server, door::Door},
+    limits::Limits,
+    mcp::{
+        Parts, Server,
+        door::{BodyLimits, Door},
+    },
     pins,
     prompt::Prompt,
     resource::{Changes, Resource, ResourceTemplate},
@@ -322,7 +326,10 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let server = Arc::new(server);
         let request_states = server.request_states.clone();
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
-        let door = Arc::new(Door::new(server, allowed, authenticator.clone(), config.body_limit, sharing.streams.clone()));
+        let limits = Arc::new(Limits::new(config.limits.clone(), metrics.clone()));
+        let body = BodyLimits { most: config.body_limit, within: config.body_timeout };
+        let streams = sharing.streams.clone();
+        let door = Arc::new(Door::new(server, allowed, authenticator.clone(), limits.clone(), body, streams));
         let checks = Checks::new(self.checks);
         let doors = Doors {
             release: release.clone(),
@@ -343,7 +350,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
 
         let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout };
         let (address, operations_address) = (public.address(), operations.address());
-        let edge = Arc::new(Edge::new(lifecycle.clone(), &release, direct, router));
+        let edge = Arc::new(Edge::new(lifecycle.clone(), limits, &release, direct, router));
         let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience));
         let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
         let starting = Starting {

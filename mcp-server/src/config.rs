@@ -22,6 +22,7 @@ use jiff::tz::TimeZone;
 use crate::{
     appointments::ForeignUsers,
     authentication::{ALGORITHMS, Authentication, OAuth},
+    limits::LimitsConfig,
     pins::PinLimits,
     request_state::RequestStateKeys,
     sessions::SessionLimits,
@@ -70,6 +71,10 @@ pub struct HttpConfig {
     pub openai_challenge: Option<String>,
     /// Largest request body, in bytes.
     pub body_limit: usize,
+    /// How long a request's body may take once its headers have come.
+    pub body_timeout: Duration,
+    /// How much there may be at once, and of whom.
+    pub limits: LimitsConfig,
     /// How long a tool may take.
     pub call_timeout: Duration,
     /// How long a request's headers may take.
@@ -165,6 +170,10 @@ impl Reader<'_> {
 
     fn seconds(&mut self, name: &'static str, default: u32, reason: &'static str) -> Duration {
         Duration::from_secs(self.value::<u32>(name, &default.to_string(), reason).unwrap_or(default).into())
+    }
+
+    fn count(&mut self, name: &'static str, default: usize, reason: &'static str) -> usize {
+        self.value(name, &default.to_string(), reason).unwrap_or(default)
     }
 
     fn list(&mut self, name: &'static str, reason: &'static str) -> Vec<String> {
@@ -326,6 +335,8 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
         body_limit: reader
             .value("BODY_LIMIT_BYTES", "1048576", "largest request; tool arguments are a few KB")
             .unwrap_or(1 << 20),
+        body_timeout: reader.seconds("BODY_TIMEOUT_SECS", 30, "longest wait for a request's body, however it drips; ends slow clients"),
+        limits: limits(reader),
         call_timeout: reader.seconds(
             "CALL_TIMEOUT_SECS",
             30,
@@ -372,6 +383,17 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
         request_state_keys: reader
             .secret_value("REQUEST_STATE_KEYS", "`NAME=SECRET,…`: seals what clients carry between two rounds of a call; the first seals, all open; `database` stands for a key that the database keeps, and is the default")
             .unwrap_or_default(),
+    }
+}
+
+/// How much is too much. 0 is no limit.
+fn limits(reader: &mut Reader<'_>) -> LimitsConfig {
+    LimitsConfig {
+        calls: reader.count(
+            "CALLS_MAX",
+            512,
+            "calls of this process at once, the rest gets 503 at once and is to come again; 50 for each connection of the database: at 2 ms each the last one waits 0.1 s",
+        ),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What is done around every answer: let it in, name the release, give connections up, hold the admission until the last
-//! byte. `/mcp` is answered from here directly unless the application put layers around its doors.
+//! What is done around every answer: let it in unless it is too much, name the release, give connections up, hold the
+//! admission until the last byte. `/mcp` is answered from here directly unless the application put layers around its doors.
 
 use std::sync::Arc;
 
@@ -18,9 +18,12 @@ use super::{
     connection::Answering,
     listener::Answer,
 };
-use crate::mcp::{
-    door::{Door, is_stream},
-    envelope,
+use crate::{
+    limits::Limits,
+    mcp::{
+        door::{Door, Endless, is_stream},
+        envelope,
+    },
 };
 
 /// The color that answered.
@@ -28,9 +31,13 @@ pub(crate) const COLOR: HeaderName = HeaderName::from_static("release-color");
 /// The build that answered: `version+commit`.
 pub(crate) const BUILD: HeaderName = HeaderName::from_static("release-build");
 
+/// The one door that is shed: everything behind it can be asked again.
+const MCP: &str = "/mcp";
+
 /// The public side of a process.
 pub(crate) struct Edge {
     lifecycle: Lifecycle,
+    limits: Arc<Limits>,
     color: HeaderValue,
     build: HeaderValue,
     /// Set when no layer stands between a request and `/mcp`.
@@ -39,10 +46,17 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    pub(crate) fn new(lifecycle: Lifecycle, release: &Release, door: Option<Arc<Door>>, router: Router) -> Self {
+    pub(crate) fn new(
+        lifecycle: Lifecycle,
+        limits: Arc<Limits>,
+        release: &Release,
+        door: Option<Arc<Door>>,
+        router: Router,
+    ) -> Self {
         let build = release.build();
         Self {
             lifecycle,
+            limits,
             color: HeaderValue::from_static(release.color.as_str()),
             build: HeaderValue::try_from(build).expect("a release is checked to fit into a header"),
             door,
@@ -50,9 +64,9 @@ impl Edge {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Response<Payload> {
+    async fn route(&self, request: Request<Incoming>, is_mcp: bool) -> Response<Payload> {
         if let Some(door) = &self.door
-            && request.uri().path() == "/mcp"
+            && is_mcp
         {
             return door.answer(request).await;
         }
@@ -69,8 +83,14 @@ impl Answer for Edge {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
         let one = request.version() < Version::HTTP_2;
         let is_get = request.method() == Method::GET;
+        let is_mcp = request.uri().path() == MCP;
         let (answer, admission) = match self.lifecycle.admit(Work::Call) {
-            Ok(admission) => (self.route(request).await, Some(admission)),
+            // It is no call, so it is not counted as one while its answer leaves.
+            Ok(admission) if is_mcp && self.limits.is_full(admission.among()) => {
+                drop(admission);
+                (self.limits.shed(), None)
+            }
+            Ok(admission) => (self.route(request, is_mcp).await, Some(admission)),
             Err(_) => (stopped(), None),
         };
         let sheds = self.lifecycle.status().sheds();
@@ -89,7 +109,13 @@ impl Answer for Edge {
                     lifecycle.wait_for(Status::sheds).await;
                 })
             }
-            admission => Held::new(payload, (admission, answering)),
+            Some(mut admission) => {
+                if head.extensions.remove::<Endless>().is_some() {
+                    admission.become_stream();
+                }
+                Held::new(payload, (Some(admission), answering))
+            }
+            None => Held::new(payload, (None, answering)),
         };
         Response::from_parts(head, body)
     }

@@ -7,6 +7,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest};
@@ -32,6 +33,7 @@ use crate::{
         body::{Payload, json},
         origin::Allowed,
     },
+    limits::Limits,
     pins::Place,
     sessions::streams::Streams,
 };
@@ -39,22 +41,32 @@ use crate::{
 /// JSON-RPC batches were part of 2025-03-26 and before. More messages than this in one is not a client.
 const BATCH_LIMIT: usize = 64;
 
+/// What a client without sessions hears of changes by (2026-07-28).
+const LISTEN: &str = "subscriptions/listen";
+
 /// How much longer than a tool may take an answer from another process may take.
 const HANDED: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// How long a body may take to arrive once its headers have.
-const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The endpoint.
 pub(crate) struct Door {
     server: Arc<Server>,
     allowed: Arc<Allowed>,
     authenticator: Arc<Authenticator>,
-    body_limit: usize,
+    limits: Arc<Limits>,
+    body: BodyLimits,
     served: Arc<Served>,
     /// Where conversations stay on a build.
     forward: Option<Forward>,
     without_sessions: StreamableHttpService<Protocol, NeverSessionManager>,
+}
+
+/// What is taken of a body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyLimits {
+    /// So many bytes.
+    pub(crate) most: usize,
+    /// Within this time once its headers have come, however it comes.
+    pub(crate) within: std::time::Duration,
 }
 
 /// Which tool is called, whatever else is said.
@@ -66,18 +78,23 @@ struct Called<'a> {
 
 type Answer = Response<Payload>;
 
+/// Says of an answer that it has no end of its own, and ends by itself when connections are given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endless;
+
 impl Door {
     pub(crate) fn new(
         server: Arc<Server>,
         allowed: Arc<Allowed>,
         authenticator: Arc<Authenticator>,
-        body_limit: usize,
+        limits: Arc<Limits>,
+        body: BodyLimits,
         streams: Option<Arc<Streams>>,
     ) -> Self {
         let mut config = StreamableHttpServerConfig::default()
             // Host and origin have been checked by then; see `Allowed`.
             .disable_allowed_hosts()
-            .with_max_request_body_bytes(body_limit)
+            .with_max_request_body_bytes(body.most)
             .with_cancellation_token(server.lifecycle.cut().clone());
         config.session_store = Some(server.sessions.clone());
         let stateless = config.clone().with_legacy_session_mode(false).with_json_response(true);
@@ -92,7 +109,8 @@ impl Door {
             server,
             allowed,
             authenticator,
-            body_limit,
+            limits,
+            body,
         }
     }
 
@@ -173,14 +191,23 @@ impl Door {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let too_large = || {
-            let words = format!("the body is larger than {} bytes", self.body_limit);
+            let words = format!("the body is larger than {} bytes", self.body.most);
             json(StatusCode::PAYLOAD_TOO_LARGE, error(None, envelope::INVALID_REQUEST, &words))
         };
         let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > self.body_limit) {
+        if announced.is_some_and(|length| length > self.body.most) {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, self.body_limit).collect()).await {
+        let mut reading = std::pin::pin!(Limited::new(body, self.body.most).collect());
+        let read = match reading.as_mut().now_or_never() {
+            // It came with its head, as nearly all do.
+            Some(read) => Ok(read),
+            None => {
+                let Some(_arriving) = self.limits.arriving() else { return Err(self.limits.shed()) };
+                tokio::time::timeout(self.body.within, reading).await
+            }
+        };
+        match read {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(failure)) if failure.is::<http_body_util::LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => Err(json(StatusCode::BAD_REQUEST, error(None, envelope::PARSE_ERROR, "the body ended early"))),
@@ -354,7 +381,11 @@ impl Door {
         } else {
             parts.headers.remove(SESSION_ID);
             let answer = self.without_sessions.handle(Request::from_parts(parts, Full::new(body.clone()))).await;
-            answer.map(|body| Payload::Body(axum::body::Body::new(body)))
+            let mut answer = answer.map(|body| Payload::Body(axum::body::Body::new(body)));
+            if method == LISTEN && is_stream(answer.headers()) {
+                answer.extensions_mut().insert(Endless);
+            }
+            answer
         };
         if method != "tools/call" && id.is_some() {
             self.server.operations.other.record(started.elapsed(), crate::telemetry::metrics::Outcome::Ok);
