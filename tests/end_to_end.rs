@@ -18,6 +18,7 @@ mod manifests;
 mod migrate;
 mod once;
 mod outlive;
+mod overload;
 mod published;
 mod rollout;
 mod sessions;
