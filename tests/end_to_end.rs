@@ -14,6 +14,7 @@ mod front_door;
 mod hostile;
 mod house;
 mod kubernetes;
+mod limits;
 mod manifests;
 mod migrate;
 mod once;

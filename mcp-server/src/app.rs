@@ -37,6 +37,7 @@ use crate::{
     contract,
     http::{
         connection::Patience,
+        connections::Connections,
         doors::{self, Doors},
         edge::Edge,
         listener::Listener,
@@ -59,6 +60,9 @@ use crate::{
 
 /// How long a readiness check may take.
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Files that are no connection of a client: the database's, telemetry's, those to other replicas, and some more.
+const FURTHER_DESCRIPTORS: usize = 128;
 
 /// Why a process leaves that was asked to at its operations door.
 const ASKED: &str = "asked at /leave";
@@ -321,8 +325,14 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let sessions = sharing.sessions.clone();
         let authenticator = Arc::new(authenticator(&config, &self.parts, public.address()));
         self.parts.is_protected = authenticator.resource().is_some();
-        let server =
-            Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics, sharing.shared());
+        let server = Server::new(
+            self.parts,
+            lifecycle.clone(),
+            sessions.clone(),
+            (config.call_timeout, config.limits.response),
+            &metrics,
+            sharing.shared(),
+        );
         let server = Arc::new(server);
         let request_states = server.request_states.clone();
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
@@ -348,10 +358,11 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let router =
             self.layers.into_iter().fold(router(doors.clone(), door.clone()).merge(self.routes), |router, layer| layer(router));
 
-        let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout };
+        let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
         let (address, operations_address) = (public.address(), operations.address());
+        let connections = Connections::new(within_descriptors(config.limits.connections), limits.clone());
         let edge = Arc::new(Edge::new(lifecycle.clone(), limits, &release, direct, router));
-        let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience));
+        let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience, connections));
         let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
         let starting = Starting {
             lifecycle: lifecycle.clone(),
@@ -507,6 +518,22 @@ fn pool(database: &Database) -> Pool {
         waiting: count(status.waiting),
         max: count(status.pool_size),
     }
+}
+
+/// How many connections there may be, so that files and the database have descriptors left.
+fn within_descriptors(wanted: usize) -> usize {
+    let Some(descriptors) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else { return wanted };
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let most = descriptors.saturating_sub((descriptors / 8).max(FURTHER_DESCRIPTORS)).max(1);
+    if wanted <= most && wanted > 0 {
+        return wanted;
+    }
+    if wanted > 0 {
+        tracing::warn!(
+            "CONNECTIONS_MAX={wanted}, and {descriptors} files may be open (`ulimit -n`): {most} connections are taken"
+        );
+    }
+    most
 }
 
 /// The operations doors answer until the very end: an operator watches a drain through them.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::{Router, body::Body};
 use bg_runtime::{
     Lifecycle, Release,
-    lifecycle::{Status, Work},
+    lifecycle::{Stage, Status, Work},
 };
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -15,11 +15,11 @@ use tower::ServiceExt;
 
 use super::{
     body::{Held, Payload, json},
-    connection::Answering,
+    connection::{Answering, Watch},
     listener::Answer,
 };
 use crate::{
-    limits::Limits,
+    limits::{Limits, Peer, Turn},
     mcp::{
         door::{Door, Endless, is_stream},
         envelope,
@@ -30,6 +30,8 @@ use crate::{
 pub(crate) const COLOR: HeaderName = HeaderName::from_static("release-color");
 /// The build that answered: `version+commit`.
 pub(crate) const BUILD: HeaderName = HeaderName::from_static("release-build");
+/// Says of a process that refuses everything that it does so because it has stopped: nothing was done, and nothing will be.
+pub(crate) const STAGE: HeaderName = HeaderName::from_static("release-stage");
 
 /// The one door that is shed: everything behind it can be asked again.
 const MCP: &str = "/mcp";
@@ -64,7 +66,10 @@ impl Edge {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>, is_mcp: bool) -> Response<Payload> {
+    async fn route(&self, mut request: Request<Incoming>, is_mcp: bool, watch: &Watch) -> Response<Payload> {
+        if is_mcp && self.limits.asks_for_addresses() {
+            request.extensions_mut().insert(Peer(watch.peer()));
+        }
         if let Some(door) = &self.door
             && is_mcp
         {
@@ -83,14 +88,15 @@ impl Answer for Edge {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
         let one = request.version() < Version::HTTP_2;
         let is_get = request.method() == Method::GET;
-        let is_mcp = request.uri().path() == MCP;
+        let (is_mcp, is_extra) = (request.uri().path() == MCP, answering.watch().is_extra());
         let (answer, admission) = match self.lifecycle.admit(Work::Call) {
+            Ok(_) if is_mcp && is_extra => (self.limits.crowded(), None),
             // It is no call, so it is not counted as one while its answer leaves.
             Ok(admission) if is_mcp && self.limits.is_full(admission.among()) => {
                 drop(admission);
                 (self.limits.shed(), None)
             }
-            Ok(admission) => (self.route(request, is_mcp).await, Some(admission)),
+            Ok(admission) => (self.route(request, is_mcp, answering.watch()).await, Some(admission)),
             Err(_) => (stopped(), None),
         };
         let sheds = self.lifecycle.status().sheds();
@@ -98,14 +104,15 @@ impl Answer for Edge {
         // An answer that another build gave, to a call that belongs to it, says so itself.
         head.headers.entry(COLOR).or_insert_with(|| self.color.clone());
         head.headers.entry(BUILD).or_insert_with(|| self.build.clone());
-        if sheds && one {
+        if (sheds || is_extra) && one {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        let turn = head.extensions.remove::<Arc<Turn>>();
         let body = match admission {
             Some(mut admission) if is_get && is_stream(&head.headers) => {
                 admission.become_stream();
                 let lifecycle = self.lifecycle.clone();
-                Held::until(payload, (Some(admission), answering), async move {
+                Held::until(payload, (Some(admission), answering, turn), async move {
                     lifecycle.wait_for(Status::sheds).await;
                 })
             }
@@ -113,9 +120,9 @@ impl Answer for Edge {
                 if head.extensions.remove::<Endless>().is_some() {
                     admission.become_stream();
                 }
-                Held::new(payload, (Some(admission), answering))
+                Held::new(payload, (Some(admission), answering, turn))
             }
-            None => Held::new(payload, (None, answering)),
+            None => Held::new(payload, (None, answering, turn)),
         };
         Response::from_parts(head, body)
     }
@@ -125,6 +132,7 @@ fn stopped() -> Response<Payload> {
     let body: Bytes =
         envelope::error(None, envelope::INTERNAL_ERROR, "the server has stopped; try again", Some(r#"{"retryable":true}"#));
     let mut answer = json(StatusCode::SERVICE_UNAVAILABLE, body);
+    answer.headers_mut().insert(STAGE, HeaderValue::from_static(Stage::Stopped.as_str()));
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     answer
 }

@@ -7,7 +7,6 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest};
@@ -26,14 +25,14 @@ use super::{
     served::Served,
 };
 use crate::{
-    authentication::{Authenticator, header_value},
+    authentication::{Authenticator, Denied, header_value},
     conversation::Named,
     extract::Principal,
     http::{
         body::{Payload, json},
         origin::Allowed,
     },
-    limits::Limits,
+    limits::{Limits, Refused, Turn},
     pins::Place,
     sessions::streams::Streams,
 };
@@ -43,6 +42,9 @@ const BATCH_LIMIT: usize = 64;
 
 /// What a client without sessions hears of changes by (2026-07-28).
 const LISTEN: &str = "subscriptions/listen";
+
+/// A body that is not there by then is on its way and no call yet: it takes no call's place.
+const ARRIVED_WITHIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// How much longer than a tool may take an answer from another process may take.
 const HANDED: std::time::Duration = std::time::Duration::from_secs(5);
@@ -142,28 +144,61 @@ impl Door {
             Ok(principal) => principal,
             Err(_) if parts.method == Method::OPTIONS => Principal::anonymous(),
             Err(denied) => {
-                let resource = self.authenticator.resource().expect("only who wants tokens denies");
-                let mut answer = resource.deny(denied);
+                let mut answer = self.deny(&parts, denied);
                 if let Some(origin) = origin {
                     crate::http::origin::share(answer.headers_mut(), origin);
                 }
                 return answer;
             }
         };
-        let mut answer = match parts.method {
-            Method::POST => self.post(parts, &principal, body).await,
-            Method::GET | Method::DELETE => self.stream_or_end(parts, &principal).await,
+        let mut answer = match self.begin(&parts, &principal) {
+            Ok(turn) => held(&self.limits, self.within(parts, &principal, body).await, turn),
+            Err(refused) => self.limits.refuse(refused, None),
+        };
+        if let Some(origin) = origin {
+            crate::http::origin::share(answer.headers_mut(), origin);
+        }
+        answer
+    }
+
+    /// The answer to a caller who is not let in.
+    fn deny(&self, parts: &Parts, denied: Denied) -> Answer {
+        // That keys cannot be had is not the caller's doing.
+        if denied != Denied::Unavailable
+            && let Err(refused) = self.limits.unproven(parts.extensions.get().copied(), &parts.headers)
+        {
+            return self.limits.refuse(refused, None);
+        }
+        self.authenticator.resource().expect("only who wants tokens denies").deny(denied)
+    }
+
+    /// What a request takes of what its caller may have.
+    fn begin(&self, parts: &Parts, principal: &Principal) -> Result<Option<Turn>, Refused> {
+        if parts.method == Method::OPTIONS {
+            return Ok(None);
+        }
+        if principal.proved().is_none() {
+            self.limits.unproven(parts.extensions.get().copied(), &parts.headers)?;
+        }
+        self.limits.begin(principal, parts.method == Method::GET)
+    }
+
+    /// Answers a request that is not too much.
+    async fn within<B>(&self, parts: Parts, principal: &Principal, body: B) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match parts.method {
+            Method::POST => self.post(parts, principal, body).await,
+            Method::GET | Method::DELETE => self.stream_or_end(parts, principal).await,
             Method::OPTIONS => crate::http::origin::preflight(),
             _ => {
                 let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, error(None, envelope::INVALID_REQUEST, "use POST"));
                 answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
                 answer
             }
-        };
-        if let Some(origin) = origin {
-            crate::http::origin::share(answer.headers_mut(), origin);
         }
-        answer
     }
 
     async fn post<B>(&self, parts: Parts, principal: &Principal, body: B) -> Answer
@@ -199,10 +234,9 @@ impl Door {
             return Err(too_large());
         }
         let mut reading = std::pin::pin!(Limited::new(body, self.body.most).collect());
-        let read = match reading.as_mut().now_or_never() {
-            // It came with its head, as nearly all do.
-            Some(read) => Ok(read),
-            None => {
+        let read = match tokio::time::timeout(ARRIVED_WITHIN, reading.as_mut()).await {
+            Ok(read) => Ok(read),
+            Err(_) => {
                 let Some(_arriving) = self.limits.arriving() else { return Err(self.limits.shed()) };
                 tokio::time::timeout(self.body.within, reading).await
             }
@@ -228,6 +262,13 @@ impl Door {
         }
         if let Some(answer) = self.pinned(&parts, principal, &body, &envelope).await {
             return answer;
+        }
+        if envelope.method.as_deref() == Some("initialize") {
+            let sessions = &self.server.sessions;
+            let from = (parts.extensions.get().copied(), &parts.headers);
+            if let Err(refused) = self.limits.session(principal, sessions.count_of(principal), sessions.unused(), from) {
+                return self.limits.refuse(refused, envelope.id.map(RawValue::get));
+            }
         }
         match lean::answer(&self.server, &parts.headers, principal, &envelope).await {
             Lean::Answer { status, body, session } => {
@@ -443,6 +484,9 @@ impl Door {
         if messages.is_empty() || messages.len() > BATCH_LIMIT {
             return refuse(envelope::INVALID_REQUEST, &format!("a batch holds 1 to {BATCH_LIMIT} messages"));
         }
+        if let Err(refused) = self.limits.more(principal, messages.len() - 1) {
+            return self.limits.refuse(refused, None);
+        }
         let mut out = vec![b'['];
         for message in messages {
             let mut parts = parts.clone();
@@ -465,6 +509,18 @@ impl Door {
         out.push(b']');
         json(StatusCode::OK, Bytes::from(out))
     }
+}
+
+/// An answer that keeps its caller's turn until its last byte is out.
+fn held(limits: &Limits, mut answer: Answer, turn: Option<Turn>) -> Answer {
+    let Some(mut turn) = turn else { return answer };
+    if answer.extensions().get::<Endless>().is_some()
+        && let Err(refused) = limits.becomes_stream(&mut turn)
+    {
+        return limits.refuse(refused, None);
+    }
+    answer.extensions_mut().insert(Arc::new(turn));
+    answer
 }
 
 /// Whether the client says that it speaks a revision without sessions.
