@@ -71,7 +71,7 @@ fn figures(carried: &Flow, flow: &mut Flow, health: &mut [Duration]) -> [Duratio
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
     let accepted = quantile(&mut flow.accepted, 0.99);
     println!(
-        "carried {:.0}/s, {:.0} times as much offered: {:.0}/s in {CONNECTIONS} connections, {} not sent for want of a free one",
+        "carried {:.0}/s, {:.0} times as much offered: {:.0}/s in {CONNECTIONS} connections, {} not sent for want of one that is free, or of a processor",
         carried.carried(),
         flow.offered() / carried.carried(),
         flow.offered(),

@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpStream as Blocking},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -48,7 +48,7 @@ pub struct Flow {
     pub refused: Vec<Duration>,
     /// Any other end, in words.
     pub odd: Vec<String>,
-    /// Not sent when it was time, because no connection was free: the requests that an open loop cannot make with so many.
+    /// Not sent when it was time, because no connection was free or the flood had no processor to send with.
     pub skipped: u64,
     /// How late a connection woke up that had only slept: what the flood waited for itself.
     pub late: Vec<Duration>,
@@ -59,6 +59,12 @@ pub struct Flow {
 pub struct Prober {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Result<Duration, String>>>,
+}
+
+/// When each request is due, whichever connection is free to send it.
+struct Schedule {
+    begun: Instant,
+    next: AtomicU64,
 }
 
 enum Answered {
@@ -93,8 +99,10 @@ impl Flood {
     }
 
     async fn clients(self) -> Flow {
-        let (flood, begun) = (Arc::new(self), Instant::now());
-        let mut clients: JoinSet<Flow> = (0..flood.connections).map(|number| client(flood.clone(), number, begun)).collect();
+        let schedule = Arc::new(Schedule { begun: Instant::now(), next: AtomicU64::new(0) });
+        let (flood, begun) = (Arc::new(self), schedule.begun);
+        let mut clients: JoinSet<Flow> =
+            (0..flood.connections).map(|number| client(flood.clone(), number, schedule.clone())).collect();
         let mut all = Flow::default();
         while let Some(flow) = clients.join_next().await {
             all.add(flow.expect("a client does not panic"));
@@ -104,14 +112,15 @@ impl Flood {
     }
 }
 
-async fn client(flood: Arc<Flood>, number: usize, begun: Instant) -> Flow {
-    let period = flood.rate.map(|rate| Duration::from_secs_f64(flood.connections as f64 / rate)).unwrap_or_default();
-    let mut due = begun + period.mul_f64(number as f64 / flood.connections as f64);
+async fn client(flood: Arc<Flood>, number: usize, schedule: Arc<Schedule>) -> Flow {
     let (mut flow, mut wire, mut buffer) = (Flow::default(), None, vec![0; 64 * 1024]);
-    while begun.elapsed() < flood.lasts {
-        if due > Instant::now() {
-            tokio::time::sleep_until(due.into()).await;
-            flow.late.push(due.elapsed());
+    while schedule.begun.elapsed() < flood.lasts {
+        if let Some(rate) = flood.rate {
+            let due = schedule.next(rate, &mut flow.skipped);
+            if due > Instant::now() {
+                tokio::time::sleep_until(due.into()).await;
+                flow.late.push(due.elapsed());
+            }
         }
         match tokio::time::timeout(PATIENCE, once(&flood, &mut wire, &mut buffer)).await {
             Ok(Ok((Answered::Accepted, took))) => flow.accepted.push(took),
@@ -122,13 +131,6 @@ async fn client(flood: Arc<Flood>, number: usize, begun: Instant) -> Flow {
         }
         if number < flood.fresh {
             give_up(&mut wire);
-        }
-        due += period;
-        let behind = Instant::now().saturating_duration_since(due);
-        if !period.is_zero() && behind >= period {
-            let missed = (behind.as_secs_f64() / period.as_secs_f64()) as u32;
-            flow.skipped += u64::from(missed);
-            due += period * missed;
         }
     }
     give_up(&mut wire);
@@ -178,7 +180,8 @@ fn answered(bytes: &[u8]) -> Option<(Answered, bool)> {
         return None;
     }
     let answered = match &head[9..12] {
-        b"200" if find(body, b"\"isError\":false").is_some() => Answered::Accepted,
+        // It stands behind the data, near the end.
+        b"200" if find(&body[length.saturating_sub(256)..], b"\"isError\":false").is_some() => Answered::Accepted,
         b"503" | b"429" if header(head, b"\r\nretry-after: ").is_some() => Answered::Refused,
         _ => Answered::Odd(String::from_utf8_lossy(bytes).into_owned()),
     };
@@ -192,7 +195,24 @@ fn header<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a str> {
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+    memchr::memmem::find(bytes, what)
+}
+
+// === impl Schedule ===
+
+impl Schedule {
+    /// When the next one is due. Those that are overdue by more than a moment are left out, and counted.
+    fn next(&self, rate: f64, skipped: &mut u64) -> Instant {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let due = self.begun + Duration::from_secs_f64(number as f64 / rate);
+        let behind = due.elapsed();
+        if behind > EVERY {
+            let missed = (behind.as_secs_f64() * rate) as u64;
+            self.next.fetch_add(missed, Ordering::Relaxed);
+            *skipped += missed;
+        }
+        due
+    }
 }
 
 // === impl Flow ===

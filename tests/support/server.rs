@@ -178,6 +178,16 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().expect("in kB")
     }
 
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("Linux says what a process has open").count()
+    }
+
+    /// Waits until it has so many open.
+    pub async fn has_descriptors(&self, count: usize) {
+        self.until(&format!("it has {count} files open"), async || self.descriptors() == count).await;
+    }
+
     async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
         let started = Instant::now();
         while !condition().await {
