@@ -7,6 +7,10 @@ use tests::{
     http::{Connection, get, message},
     server::Server,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 fn call(arguments: &Value) -> String {
     json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": { "name": "wait", "arguments": arguments } }).to_string()
@@ -121,6 +125,53 @@ async fn slow_headers_and_a_silent_connection_are_ended() {
     assert_eq!(silent.read_to_end().await, "");
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert_eq!(get(server.address(), "/ready").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_drips_is_cut_however_steadily_it_comes() {
+    let server = Server::example("slow", &[("BODY_TIMEOUT_SECS", "1")]).await;
+    let mut dripping = TcpStream::connect(server.address()).await.expect("it accepts");
+    let head = "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n";
+    dripping.write_all(head.as_bytes()).await.expect("it reads heads");
+    let begun = Instant::now();
+    let (mut read, mut write) = dripping.split();
+    let drip = async {
+        // A byte that comes is no reason to wait for the next one.
+        while write.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let answered = async {
+        let mut answer = Vec::new();
+        let _ = read.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let answer = tokio::select! { answer = answered => answer, () = drip => String::new() };
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!((1..10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    server.holds(0, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_cut_and_a_stream_with_nothing_to_say_is_not() {
+    let server = Server::example("slow", &[("WRITE_TIMEOUT_SECS", "1"), ("RESPONSE_LIMIT_BYTES", "0")]).await;
+    let quiet = Connection::open_stream(server.address()).await;
+    let mut deaf = Connection::open(server.address()).await;
+    deaf.call("echo", &json!({}), "").await;
+    let both = server.descriptors().await;
+    // More than the buffers of both sides hold.
+    deaf.send_call(1, "fill", json!({ "n": 64 << 20 })).await;
+    let begun = Instant::now();
+    server.has_descriptors(both - 1).await;
+    assert!(begun.elapsed() > Duration::from_secs(1), "it had time to read: {:?}", begun.elapsed());
+    let read = deaf.read_to_end().await.len();
+    assert!(read < 64 << 20, "nobody cut it");
+    // Several of the looks that ended the other one have passed this one by.
+    let mut slow = Connection::open(server.address()).await;
+    slow.send_call(2, "echo", json!({})).await;
+    assert_eq!(slow.answer().await.status, 200);
+    server.holds(0, 1).await;
+    drop(quiet);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,8 @@ pub mod aws;
 pub mod chaos;
 #[path = "support/command.rs"]
 pub mod command;
+#[path = "support/flood.rs"]
+pub mod flood;
 #[path = "support/front.rs"]
 pub mod front;
 #[path = "support/http.rs"]

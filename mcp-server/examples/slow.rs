@@ -3,6 +3,7 @@
 //! - `wait` answers once the process has got SIGUSR1,
 //! - `never` does not answer, and neither does `GET /never`, which has no deadline of its own either,
 //! - `echo` answers at once,
+//! - `fill` answers with so many bytes,
 //! - `panics` panics.
 
 use mcp_server::{
@@ -43,6 +44,10 @@ async fn echo() -> &'static str {
     "here"
 }
 
+async fn fill(Parameters(number): Parameters<Number>) -> String {
+    "x".repeat(number.n as usize)
+}
+
 async fn panics() -> &'static str {
     panic!("a tool that panics")
 }
@@ -64,6 +69,7 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
         .tool(Tool::new("wait", wait).describe("Answers when told to.").read_only())
         .tool(Tool::new("never", never).describe("Does not answer.").read_only())
         .tool(Tool::new("echo", echo).describe("Answers at once.").read_only())
+        .tool(Tool::new("fill", fill).describe("Answers with so many bytes.").read_only())
         .tool(Tool::new("panics", panics).describe("Panics.").read_only())
         .routes(axum::Router::new().route("/never", axum::routing::get(never)))
         .telemetry(telemetry)

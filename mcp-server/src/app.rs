@@ -37,12 +37,17 @@ use crate::{
     contract,
     http::{
         connection::Patience,
+        connections::Connections,
         doors::{self, Doors},
         edge::Edge,
         listener::Listener,
         origin::Allowed,
     },
-    mcp::{Parts, Server, door::Door},
+    limits::Limits,
+    mcp::{
+        Parts, Server,
+        door::{BodyLimits, Door},
+    },
     pins,
     prompt::Prompt,
     resource::{Changes, Resource, ResourceTemplate},
@@ -55,6 +60,9 @@ use crate::{
 
 /// How long a readiness check may take.
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Files that are no connection of a client: the database's, telemetry's, those to other replicas, and some more.
+const FURTHER_DESCRIPTORS: usize = 128;
 
 /// Why a process leaves that was asked to at its operations door.
 const ASKED: &str = "asked at /leave";
@@ -317,12 +325,21 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let sessions = sharing.sessions.clone();
         let authenticator = Arc::new(authenticator(&config, &self.parts, public.address()));
         self.parts.is_protected = authenticator.resource().is_some();
-        let server =
-            Server::new(self.parts, lifecycle.clone(), sessions.clone(), config.call_timeout, &metrics, sharing.shared());
+        let server = Server::new(
+            self.parts,
+            lifecycle.clone(),
+            sessions.clone(),
+            (config.call_timeout, config.limits.response),
+            &metrics,
+            sharing.shared(),
+        );
         let server = Arc::new(server);
         let request_states = server.request_states.clone();
         let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
-        let door = Arc::new(Door::new(server, allowed, authenticator.clone(), config.body_limit, sharing.streams.clone()));
+        let limits = Arc::new(Limits::new(config.limits.clone(), metrics.clone()));
+        let body = BodyLimits { most: config.body_limit, within: config.body_timeout };
+        let streams = sharing.streams.clone();
+        let door = Arc::new(Door::new(server, allowed, authenticator.clone(), limits.clone(), body, streams));
         let checks = Checks::new(self.checks);
         let doors = Doors {
             release: release.clone(),
@@ -341,10 +358,11 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let router =
             self.layers.into_iter().fold(router(doors.clone(), door.clone()).merge(self.routes), |router, layer| layer(router));
 
-        let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout };
+        let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
         let (address, operations_address) = (public.address(), operations.address());
-        let edge = Arc::new(Edge::new(lifecycle.clone(), &release, direct, router));
-        let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience));
+        let connections = Connections::new(within_descriptors(config.limits.connections), limits.clone());
+        let edge = Arc::new(Edge::new(lifecycle.clone(), limits, &release, direct, router));
+        let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience, connections));
         let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
         let starting = Starting {
             lifecycle: lifecycle.clone(),
@@ -500,6 +518,22 @@ fn pool(database: &Database) -> Pool {
         waiting: count(status.waiting),
         max: count(status.pool_size),
     }
+}
+
+/// How many connections there may be, so that files and the database have descriptors left.
+fn within_descriptors(wanted: usize) -> usize {
+    let Some(descriptors) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else { return wanted };
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let most = descriptors.saturating_sub((descriptors / 8).max(FURTHER_DESCRIPTORS)).max(1);
+    if wanted <= most && wanted > 0 {
+        return wanted;
+    }
+    if wanted > 0 {
+        tracing::warn!(
+            "CONNECTIONS_MAX={wanted}, and {descriptors} files may be open (`ulimit -n`): {most} connections are taken"
+        );
+    }
+    most
 }
 
 /// The operations doors answer until the very end: an operator watches a drain through them.

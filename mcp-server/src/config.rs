@@ -22,6 +22,7 @@ use jiff::tz::TimeZone;
 use crate::{
     appointments::ForeignUsers,
     authentication::{ALGORITHMS, Authentication, OAuth},
+    limits::{AddressLimits, LimitsConfig, PrincipalLimits, TrustedProxies},
     pins::PinLimits,
     request_state::RequestStateKeys,
     sessions::SessionLimits,
@@ -70,10 +71,16 @@ pub struct HttpConfig {
     pub openai_challenge: Option<String>,
     /// Largest request body, in bytes.
     pub body_limit: usize,
+    /// How long a request's body may take once its headers have come.
+    pub body_timeout: Duration,
+    /// How much there may be at once, and of whom.
+    pub limits: LimitsConfig,
     /// How long a tool may take.
     pub call_timeout: Duration,
     /// How long a request's headers may take.
     pub header_timeout: Duration,
+    /// How long a client may take to read, when not a byte more can be written to it.
+    pub write_timeout: Duration,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Duration,
     /// The clocks of a departure.
@@ -165,6 +172,10 @@ impl Reader<'_> {
 
     fn seconds(&mut self, name: &'static str, default: u32, reason: &'static str) -> Duration {
         Duration::from_secs(self.value::<u32>(name, &default.to_string(), reason).unwrap_or(default).into())
+    }
+
+    fn count<T: FromStr<Err: Display> + Display + Clone>(&mut self, name: &'static str, default: T, reason: &'static str) -> T {
+        self.value(name, &default.to_string(), reason).unwrap_or(default)
     }
 
     fn list(&mut self, name: &'static str, reason: &'static str) -> Vec<String> {
@@ -305,7 +316,7 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
     let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
     HttpConfig {
         listen,
-        authentication: authentication.unwrap_or_default(),
+        authentication: authentication.clone().unwrap_or_default(),
         operations_listen: reader
             .value(
                 "OPERATIONS_LISTEN",
@@ -326,12 +337,19 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
         body_limit: reader
             .value("BODY_LIMIT_BYTES", "1048576", "largest request; tool arguments are a few KB")
             .unwrap_or(1 << 20),
+        body_timeout: reader.seconds("BODY_TIMEOUT_SECS", 30, "longest wait for a request's body, however it drips; ends slow clients"),
+        limits: limits(reader, authentication.as_ref(), listen),
         call_timeout: reader.seconds(
             "CALL_TIMEOUT_SECS",
             30,
             "longest call; ChatGPT waits about 60 s; at most DRAIN_DEADLINE_SECS",
         ),
         header_timeout: reader.seconds("HEADER_TIMEOUT_SECS", 10, "longest wait for a request's headers; ends slow clients"),
+        write_timeout: reader.seconds(
+            "WRITE_TIMEOUT_SECS",
+            30,
+            "longest wait for a client that does not read its answer; a stream with nothing to say waits for nobody",
+        ),
         idle_timeout: reader.seconds(
             "IDLE_TIMEOUT_SECS",
             75,
@@ -371,6 +389,47 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
         ),
         request_state_keys: reader
             .secret_value("REQUEST_STATE_KEYS", "`NAME=SECRET,…`: seals what clients carry between two rounds of a call; the first seals, all open; `database` stands for a key that the database keeps, and is the default")
+            .unwrap_or_default(),
+    }
+}
+
+/// How much is too much. 0 is no limit. Where callers prove nothing, every address may be everybody's: an entrance that asks.
+fn limits(reader: &mut Reader<'_>, authentication: Option<&Authentication>, listen: SocketAddr) -> LimitsConfig {
+    let is_far = !listen.ip().is_loopback();
+    let proves = is_far && matches!(authentication, Some(Authentication::OAuth(_)));
+    let connections = reader.count(
+        "CONNECTIONS_MAX",
+        10_000,
+        "connections at once, about 20 KB each; idle ones make room, and fewer are taken where `ulimit -n` allows fewer",
+    );
+    let of_address = if is_far { connections / 2 } else { 0 };
+    LimitsConfig {
+        calls: reader.count(
+            "CALLS_MAX",
+            512,
+            "calls of this process at once, the rest gets 503 at once and is to come again; 50 for each connection of the database: at 2 ms each the last one waits 0.1 s",
+        ),
+        connections,
+        connections_of_address: reader.count(
+            "CONNECTIONS_PER_ADDRESS",
+            of_address,
+            "of these, from one address that is none of TRUSTED_PROXIES; half of them, because an address may be a balancer's; 0 is no limit, as everywhere here, and the default on loopback",
+        ),
+        response: reader.count("RESPONSE_LIMIT_BYTES", 4 << 20, "largest result of a tool; no model reads as much"),
+        principal: PrincipalLimits {
+            rate: reader.count("CALLS_PER_SECOND", 1000, "messages of one principal a second, in each process; twice what a rollout's load gate sends with its one token"),
+            burst: reader.count("CALLS_BURST", 2000, "messages of one principal at once, after two seconds' rest"),
+            calls: reader.count("CALLS_PER_PRINCIPAL", 256, "calls of one principal in flight; half of CALLS_MAX, and as many as a load gate has; ChatGPT makes a few"),
+            streams: reader.count("STREAMS_PER_PRINCIPAL", 100, "open streams of one principal; a client has one for each session it shows"),
+            sessions: reader.count("SESSIONS_PER_PRINCIPAL", 1000, "sessions of one principal in each process; clients open one for each chat and forget it for SESSION_IDLE_SECS"),
+        },
+        address: AddressLimits {
+            rate: reader.count("UNPROVEN_PER_SECOND", if proves { 50 } else { 0 }, "requests without a good token from one address a second; a bad one costs 0.1 ms, so 50 are half a percent of a core; 0 on loopback, and where nobody proves anything"),
+            burst: reader.count("UNPROVEN_BURST", 200, "these at once; many people whose tokens have expired may come by one address"),
+            sessions: reader.count("NEW_SESSIONS_PER_ADDRESS", 0, "new sessions a minute from one address, of callers who prove nothing; an address is everybody's behind a balancer, so it is off unless said"),
+        },
+        proxies: reader
+            .value::<TrustedProxies>("TRUSTED_PROXIES", "", "networks of balancers, with commas, whose X-Forwarded-For is believed; without them the address that is connected counts")
             .unwrap_or_default(),
     }
 }
@@ -499,15 +558,19 @@ mod tests {
             ("MIGRATE", "perhaps"),
             ("TIME_ZONE", "Mars/Olympus"),
             ("LOG_FORMAT", "xml"),
+            ("CALLS_MAX", "many"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8,balancer"),
         ])
         .unwrap_err();
         assert_eq!(
             wrong,
-            "7 problems in the environment:\n  \
+            "9 problems in the environment:\n  \
              - RELEASE_COLOR=`red`: `red` is no color: say blue or green\n  \
              - PORT=`seventy`: invalid digit found in string\n  \
              - PUBLIC_URL=`mcp.example.com`: it must be http:// or https:// with a host\n  \
              - LISTEN=`0.0.0.0:3000` can be reached from other machines and everybody may call: say AUTHENTICATION=oauth, or AUTHENTICATION=none if that is meant, or listen on 127.0.0.1\n  \
+             - CALLS_MAX=`many`: invalid digit found in string\n  \
+             - TRUSTED_PROXIES=`10.0.0.0/8,balancer`: `balancer` is no network, such as 10.0.0.0/8 or fd00::/8, and no address\n  \
              - MIGRATE=`perhaps`: it may be `on` `off`\n  \
              - TIME_ZONE=`Mars/Olympus`: no IANA zone has this name\n  \
              - LOG_FORMAT=`xml`: `xml` is no log format: say human or json"

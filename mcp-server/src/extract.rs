@@ -206,6 +206,11 @@ impl Principal {
         Self { subject: Some(name.into()), scopes: Some(scopes.into()) }
     }
 
+    /// The name that was proved, where one was.
+    pub(crate) fn proved(&self) -> Option<&Arc<str>> {
+        self.subject.as_ref()
+    }
+
     /// Whether the caller's token allows this scope. Where callers need no token, everybody is allowed everything.
     pub fn may(&self, scope: &str) -> bool {
         self.scopes.as_ref().is_none_or(|scopes| scopes.split_ascii_whitespace().any(|allowed| allowed == scope))

@@ -3,6 +3,7 @@
 
 pub(crate) mod body;
 pub(crate) mod connection;
+pub(crate) mod connections;
 pub(crate) mod doors;
 pub(crate) mod edge;
 pub(crate) mod listener;

@@ -34,6 +34,7 @@ pub mod conversations;
 pub mod drainage;
 pub mod error;
 pub mod extract;
+pub mod limits;
 pub mod pins;
 pub mod prompt;
 pub mod published;
@@ -48,6 +49,7 @@ pub mod tool;
 
 mod contract;
 mod http;
+
 mod mcp;
 
 /// The tables of what the framework keeps: conversations, sessions, first answers. An application's own migrations stand beside them,

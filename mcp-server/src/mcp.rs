@@ -58,6 +58,8 @@ pub(crate) struct Server {
     pub(crate) release: Release,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) call_timeout: Duration,
+    /// The largest result of a tool, in bytes; 0 is no limit.
+    pub(crate) response_limit: usize,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) config: ServerConfig,
     pub(crate) routes: HashMap<String, Route>,
@@ -159,7 +161,7 @@ impl Server {
         parts: Parts<S>,
         lifecycle: Lifecycle,
         sessions: Arc<Sessions>,
-        call_timeout: Duration,
+        (call_timeout, response_limit): (Duration, usize),
         metrics: &Metrics,
         shared: Shared,
     ) -> Self {
@@ -203,6 +205,7 @@ impl Server {
             release: parts.release,
             lifecycle,
             call_timeout,
+            response_limit,
             sessions,
             config,
             routes,

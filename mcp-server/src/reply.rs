@@ -110,6 +110,34 @@ pub enum Written {
     Response(Box<CallToolResponse>),
 }
 
+/// Counts what is written, up to a bound.
+struct Room(usize);
+
+impl std::io::Write for Room {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::WriteZero)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Written {
+    /// Whether it has more bytes than that, as it goes to the client.
+    pub(crate) fn is_larger_than(&self, most: usize) -> bool {
+        match self {
+            Self::Open { out, .. } => out.len() > most,
+            Self::Response(response) => match &**response {
+                CallToolResponse::Complete(result) => serde_json::to_writer(Room(most), result).is_err(),
+                // A question or a task is the framework's own.
+                _ => false,
+            },
+        }
+    }
+}
+
 impl Writer {
     fn reply<T: Serialize>(mut self, reply: &Reply<T>) -> Result<Written, ToolError> {
         self.text(&reply.text);

@@ -66,6 +66,8 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Open {
     sessions: HashMap<Uuid, Session>,
+    /// How many each principal has, where they prove to be one.
+    of: HashMap<Arc<str>, usize>,
     parameters: HashSet<Arc<str>>,
     /// How many bytes the parameters have together.
     bytes: usize,
@@ -270,6 +272,17 @@ impl Sessions {
         self.lock().sessions.len()
     }
 
+    /// How many of them are this principal's.
+    pub(crate) fn count_of(&self, principal: &Principal) -> usize {
+        let Some(who) = principal.proved() else { return 0 };
+        self.lock().of.get(who).copied().unwrap_or_default()
+    }
+
+    /// How long a session lives that nobody uses.
+    pub(crate) fn unused(&self) -> Duration {
+        self.limits.unused
+    }
+
     /// Hears of sessions that ended, wherever that was.
     pub(crate) fn endings(&self) -> broadcast::Receiver<Uuid> {
         self.ended.subscribe()
@@ -304,12 +317,22 @@ impl Sessions {
         if is_full || (open.bytes > MOST_BYTES && !open.sessions.is_empty()) {
             open.make_room((open.sessions.len() / 8).max(1));
         }
+        if let Some(who) = session.principal.proved() {
+            *open.of.entry(who.clone()).or_default() += 1;
+        }
         open.sessions.insert(id, session);
     }
 
     /// Forgets a session here.
     fn forget(&self, id: Uuid) -> bool {
-        let was_here = self.lock().sessions.remove(&id).is_some();
+        let was_here = {
+            let mut open = self.lock();
+            let forgotten = open.sessions.remove(&id);
+            if let Some(who) = forgotten.as_ref().and_then(|session| session.principal.proved()) {
+                open.left(who);
+            }
+            forgotten.is_some()
+        };
         // Refused when nobody serves sessions.
         let _ = self.ended.send(id);
         was_here
@@ -371,7 +394,20 @@ impl Open {
         self.tidy();
     }
 
+    /// A principal has one less.
+    fn left(&mut self, who: &Arc<str>) {
+        let Some(count) = self.of.get_mut(who) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.of.remove(who);
+        }
+    }
+
     fn tidy(&mut self) {
+        self.of.clear();
+        for who in self.sessions.values().filter_map(|session| session.principal.proved()) {
+            *self.of.entry(who.clone()).or_default() += 1;
+        }
         self.parameters.retain(|parameters| Arc::strong_count(parameters) > 1);
         self.bytes = self.parameters.iter().map(|parameters| parameters.len()).sum();
         if self.sessions.capacity() > 4 * self.sessions.len().max(1024) {
@@ -428,6 +464,27 @@ mod tests {
         assert_eq!(sessions.touch(&id, &eve).await, Found::No);
         assert_eq!(sessions.touch(&id, &NOBODY).await, Found::No);
         assert_eq!(sessions.touch(&id, &ada).await, Found::Open);
+    }
+
+    #[tokio::test]
+    async fn what_a_principal_has_is_counted_however_it_ends() {
+        let sessions = Sessions::new(SessionLimits { most: 16, unused: Duration::ZERO, ..SessionLimits::default() });
+        let (ada, eve) = (Principal::named("ada"), Principal::named("eve"));
+        let first = sessions.open(INITIALIZE, &ada).await.to_string();
+        let second = sessions.open(INITIALIZE, &ada).await.to_string();
+        sessions.open(INITIALIZE, &NOBODY).await;
+        assert_eq!((sessions.count_of(&ada), sessions.count_of(&eve), sessions.count_of(&NOBODY)), (2, 0, 0));
+        sessions.close(&first).await;
+        sessions.close(&first).await;
+        assert_eq!(sessions.count_of(&ada), 1);
+        for _ in 0..32 {
+            sessions.open(INITIALIZE, &eve).await;
+        }
+        assert_eq!(sessions.count_of(&ada), 0, "it had to make room");
+        assert_eq!(sessions.count_of(&eve), sessions.count());
+        sessions.touch(&second, &ada).await;
+        sessions.reap();
+        assert_eq!((sessions.count_of(&eve), sessions.lock().of.len()), (0, 0));
     }
 
     #[tokio::test]

@@ -178,6 +178,29 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().expect("in kB")
     }
 
+    /// How many files and sockets it has open, once that stays the same: a connection that its client has closed is there for a
+    /// moment longer.
+    pub async fn descriptors(&self) -> usize {
+        let (mut count, mut since) = (self.descriptors_now(), Instant::now());
+        while since.elapsed() < Duration::from_millis(200) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let now = self.descriptors_now();
+            if std::mem::replace(&mut count, now) != now {
+                since = Instant::now();
+            }
+        }
+        count
+    }
+
+    fn descriptors_now(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("Linux says what a process has open").count()
+    }
+
+    /// Waits until it has so many open.
+    pub async fn has_descriptors(&self, count: usize) {
+        self.until(&format!("it has {count} files open"), async || self.descriptors_now() == count).await;
+    }
+
     async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
         let started = Instant::now();
         while !condition().await {

@@ -3,24 +3,19 @@
 //! Checks decide when a process becomes ready, never that it stops being so: a database that goes away takes every replica
 //! with it, and a balancer with no target left serves nobody. Afterwards they only speak in `/health` and the metrics.
 
-use std::{
-    fmt,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::{sync::watch, time::Instant};
 
-type Asking = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Question = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// One thing the process needs: a name, and a question with a deadline.
 #[derive(Clone)]
 pub struct Check {
     name: Arc<str>,
     deadline: Duration,
-    ask: Arc<dyn Fn() -> Asking + Send + Sync>,
+    ask: Arc<dyn Fn() -> Question + Send + Sync>,
 }
 
 /// What a check last said.
@@ -37,11 +32,18 @@ pub struct Finding {
 #[derive(Clone, Default)]
 pub struct Checks {
     checks: Arc<[Check]>,
-    last: Arc<Mutex<Option<Asked>>>,
+    last: watch::Sender<Asked>,
 }
 
 /// When all were asked last, and what they said.
-type Asked = (Instant, Arc<[Finding]>);
+#[derive(Default)]
+struct Asked {
+    last: Option<(Instant, Arc<[Finding]>)>,
+    is_asking: bool,
+}
+
+/// Ends an asking, however it ended.
+struct Asking(watch::Sender<Asked>);
 
 // === impl Check ===
 
@@ -53,7 +55,7 @@ impl Check {
         A: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display,
     {
-        let ask = move || -> Asking {
+        let ask = move || -> Question {
             let asking = ask();
             Box::pin(async move { asking.await.map_err(|error| error.to_string()) })
         };
@@ -87,22 +89,44 @@ impl Checks {
     /// How old a finding may be and still answer a probe. Probes come every few seconds from several places.
     pub const FRESH: Duration = Duration::from_secs(1);
 
+    /// How long a probe waits for a fresh finding while there is an old one. A database that is busy answers late, and a probe
+    /// that waits for it would take the busy for the dead.
+    pub const PATIENCE: Duration = Duration::from_millis(50);
+
     /// These checks.
     pub fn new(checks: Vec<Check>) -> Self {
-        Self { checks: checks.into(), last: Arc::default() }
+        Self { checks: checks.into(), last: watch::Sender::default() }
     }
 
-    /// What they say, at most [`Self::FRESH`] old. Probes that come together share one asking.
+    /// What they say, at most [`Self::FRESH`] old unless they take longer than [`Self::PATIENCE`]: then what they said before.
+    /// Probes that come together share one asking.
     pub async fn findings(&self) -> Arc<[Finding]> {
-        let mut last = self.last.lock().await;
-        if let Some((when, findings)) = &*last
-            && when.elapsed() < Self::FRESH
-        {
-            return findings.clone();
+        let mut heard = self.last.subscribe();
+        let mut begins = false;
+        self.last.send_if_modified(|asked| {
+            let is_fresh = asked.last.as_ref().is_some_and(|(when, _)| when.elapsed() < Self::FRESH);
+            begins = !is_fresh && !asked.is_asking;
+            asked.is_asking |= begins;
+            false
+        });
+        if begins {
+            let (checks, asking) = (self.clone(), Asking(self.last.clone()));
+            tokio::spawn(async move {
+                let findings: Arc<[Finding]> = checks.ask().await.into();
+                asking.0.send_if_modified(|asked| {
+                    asked.last = Some((Instant::now(), findings));
+                    false
+                });
+                drop(asking);
+            });
         }
-        let findings: Arc<[Finding]> = self.ask().await.into();
-        *last = Some((Instant::now(), findings.clone()));
-        findings
+        let answered = tokio::time::timeout(Self::PATIENCE, heard.wait_for(|asked| !asked.is_asking)).await.is_ok();
+        if !answered {
+            // Nothing was ever said: the deadlines of the checks bound how long that takes.
+            let _ = heard.wait_for(|asked| asked.last.is_some() || !asked.is_asking).await;
+        }
+        let last = self.last.borrow().last.as_ref().map(|(_, findings)| findings.clone());
+        last.unwrap_or_default()
     }
 
     /// Asks until all are well. `between` is the pause after a round with a problem; each new problem is logged once.
@@ -125,6 +149,12 @@ impl Checks {
 
     async fn ask(&self) -> Vec<Finding> {
         futures_util::future::join_all(self.checks.iter().map(Check::ask)).await
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.send_modify(|asked| asked.is_asking = false);
     }
 }
 
@@ -164,5 +194,32 @@ mod tests {
             checks.findings().await;
         }
         assert_eq!(asked.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_does_not_wait_for_what_is_busy() {
+        let (busy, asked) = (Arc::new(tokio::sync::Semaphore::new(1)), Arc::new(AtomicUsize::new(0)));
+        let check = Check::new("database", Duration::from_secs(60), {
+            let (busy, asked) = (busy.clone(), asked.clone());
+            move || {
+                let (busy, number) = (busy.clone(), asked.fetch_add(1, Ordering::Relaxed));
+                async move {
+                    busy.acquire().await.unwrap().forget();
+                    Err::<(), _>(number)
+                }
+            }
+        });
+        let checks = Checks::new(vec![check]);
+        let said = async |checks: &Checks| checks.findings().await[0].problem.clone();
+        assert_eq!(said(&checks).await.as_deref(), Some("0"), "the first one waits: there is nothing to say instead");
+        tokio::time::advance(Checks::FRESH).await;
+        let begun = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(said(&checks).await.as_deref(), Some("0"));
+        }
+        assert!(begun.elapsed() <= 3 * Checks::PATIENCE + Duration::from_millis(10), "{:?}", begun.elapsed());
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "they share one asking");
+        busy.add_permits(1);
+        assert_eq!(said(&checks).await.as_deref(), Some("1"));
     }
 }

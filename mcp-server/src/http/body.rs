@@ -3,6 +3,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,6 +14,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 
 use super::connection::Answering;
+use crate::limits::Turn;
 
 /// A body that is there, or one that is coming.
 #[derive(Debug)]
@@ -66,8 +68,8 @@ pub(crate) struct Held {
     _guards: Guards,
 }
 
-/// What lasts as long as an answer does: its place in the drain's count, and its connection's turn.
-type Guards = (Option<Admission>, Answering);
+/// What lasts as long as an answer does: its place in the drain's count, its connection's turn, and its principal's.
+type Guards = (Option<Admission>, Answering, Option<Arc<Turn>>);
 
 impl Held {
     pub(crate) fn new(payload: Payload, guards: Guards) -> Self {

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -18,6 +19,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
 };
 
 /// How long a connection may keep us waiting.
@@ -28,12 +30,19 @@ pub(crate) struct Patience {
     /// For the next request. Longer than the idle timeout of any balancer in front (an ALB's is 60 s), or the balancer sends
     /// into a connection that is being closed and answers 502.
     pub(crate) idle: Duration,
+    /// For a client to read, when not a byte more could be written to it.
+    pub(crate) write: Duration,
 }
 
 /// What is known of a connection, shared between its reads, its requests and its watch.
 #[derive(Debug)]
 pub(crate) struct Watch {
     born: Instant,
+    peer: IpAddr,
+    /// Whether it is one more than there may be.
+    is_extra: bool,
+    is_given_up: AtomicBool,
+    given_up: Notify,
     /// Requests being answered.
     answering: AtomicU32,
     /// Whether there ever was one.
@@ -42,6 +51,8 @@ pub(crate) struct Watch {
     asking_since: AtomicU64,
     /// Milliseconds after birth at which the last answer was done.
     quiet_since: AtomicU64,
+    /// Milliseconds after birth since when not a byte could be written; 0 while it can, or there is none to write.
+    stuck_since: AtomicU64,
 }
 
 /// A request being answered.
@@ -55,14 +66,56 @@ pub(crate) struct Watched {
 }
 
 impl Watch {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(peer: IpAddr, is_extra: bool) -> Arc<Self> {
         Arc::new(Self {
             born: Instant::now(),
+            peer,
+            is_extra,
+            is_given_up: AtomicBool::new(false),
+            given_up: Notify::new(),
             answering: AtomicU32::new(0),
             asked: AtomicBool::new(false),
             asking_since: AtomicU64::new(1),
             quiet_since: AtomicU64::new(0),
+            stuck_since: AtomicU64::new(0),
         })
+    }
+
+    /// Whom it is with.
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// Whether it is one more than there may be: it is answered once, and not by every door.
+    pub(crate) fn is_extra(&self) -> bool {
+        self.is_extra
+    }
+
+    /// How little it would be missed, least first: whether it ever asked something, and since when it has not. Nothing while a
+    /// request is being answered, or comes in on a connection that had one before.
+    pub(crate) fn idle(&self) -> Option<(bool, Instant)> {
+        let has_asked = self.has_asked();
+        let is_asking = has_asked && self.asking_since.load(Ordering::Relaxed) > 0;
+        if is_asking || self.answering.load(Ordering::Relaxed) > 0 || self.is_given_up() {
+            return None;
+        }
+        let since = if has_asked { self.quiet_since.load(Ordering::Relaxed) } else { 0 };
+        Some((has_asked, self.born + Duration::from_millis(since)))
+    }
+
+    /// Has it closed, for somebody else's sake.
+    pub(crate) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+        self.given_up.notify_one();
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when it is to be closed.
+    pub(crate) async fn given_up(&self) {
+        self.given_up.notified().await;
     }
 
     /// The headers are complete: the request is being answered until the guard is dropped.
@@ -80,10 +133,14 @@ impl Watch {
 
     /// Whether the connection has used up our patience.
     pub(crate) fn is_over(&self, patience: &Patience) -> bool {
+        let since = |millis: u64| self.now().saturating_sub(millis);
+        let stuck = self.stuck_since.load(Ordering::Relaxed);
+        if stuck > 0 && since(stuck) > millis(patience.write) {
+            return true;
+        }
         if self.answering.load(Ordering::Relaxed) > 0 {
             return false;
         }
-        let since = |millis: u64| self.now().saturating_sub(millis);
         match self.asking_since.load(Ordering::Relaxed) {
             0 => since(self.quiet_since.load(Ordering::Relaxed)) > millis(patience.idle),
             asking => since(asking) > millis(patience.headers),
@@ -96,8 +153,26 @@ impl Watch {
         }
     }
 
+    /// Somebody tried to write: some of it went, or nothing could.
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if written.is_ready() {
+            // Looked at before it is written: nearly always there is nothing to change.
+            if self.stuck_since.load(Ordering::Relaxed) > 0 {
+                self.stuck_since.store(0, Ordering::Relaxed);
+            }
+        } else if self.stuck_since.load(Ordering::Relaxed) == 0 {
+            self.stuck_since.store(self.now().max(1), Ordering::Relaxed);
+        }
+    }
+
     fn now(&self) -> u64 {
         millis(self.born.elapsed())
+    }
+}
+
+impl Answering {
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.0
     }
 }
 
@@ -132,7 +207,9 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.watch.wrote(&written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -152,7 +229,9 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.watch.wrote(&written);
+        written
     }
 }
 
@@ -161,7 +240,11 @@ mod tests {
     use super::*;
 
     fn patience(headers: u64, idle: u64) -> Patience {
-        Patience { headers: Duration::from_millis(headers), idle: Duration::from_millis(idle) }
+        Patience { headers: Duration::from_millis(headers), idle: Duration::from_millis(idle), write: Duration::from_millis(5) }
+    }
+
+    fn new() -> Arc<Watch> {
+        Watch::new([127, 0, 0, 1].into(), false)
     }
 
     fn passed(watch: &Watch, millis: u64) {
@@ -172,7 +255,7 @@ mod tests {
 
     #[test]
     fn slow_headers_end_a_connection_and_a_slow_answer_does_not() {
-        let watch = Watch::new();
+        let watch = new();
         passed(&watch, 5);
         assert!(watch.is_over(&patience(1, 1000)), "the first request's headers never came");
         let answering = watch.answering();
@@ -183,5 +266,19 @@ mod tests {
         assert!(watch.is_over(&patience(1000, 1)), "idle for too long");
         watch.heard();
         assert!(!watch.is_over(&patience(1000, 0)), "a request is coming in");
+    }
+
+    #[test]
+    fn who_does_not_read_ends_a_connection_and_a_stream_without_a_word_does_not() {
+        let watch = new();
+        let _answering = watch.answering();
+        passed(&watch, 10);
+        assert!(!watch.is_over(&patience(0, 0)), "nothing is to be written");
+        watch.wrote(&Poll::Pending);
+        assert!(!watch.is_over(&patience(0, 0)));
+        passed(&watch, 20);
+        assert!(watch.is_over(&patience(0, 0)), "not a byte more in 10 ms");
+        watch.wrote(&Poll::Ready(Ok(1)));
+        assert!(!watch.is_over(&patience(0, 0)), "a byte is enough");
     }
 }

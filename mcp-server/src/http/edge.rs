@@ -1,12 +1,12 @@
-//! What is done around every answer: let it in, name the release, give connections up, hold the admission until the last
-//! byte. `/mcp` is answered from here directly unless the application put layers around its doors.
+//! What is done around every answer: let it in unless it is too much, name the release, give connections up, hold the
+//! admission until the last byte. `/mcp` is answered from here directly unless the application put layers around its doors.
 
 use std::sync::Arc;
 
 use axum::{Router, body::Body};
 use bg_runtime::{
     Lifecycle, Release,
-    lifecycle::{Status, Work},
+    lifecycle::{Stage, Status, Work},
 };
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -15,22 +15,31 @@ use tower::ServiceExt;
 
 use super::{
     body::{Held, Payload, json},
-    connection::Answering,
+    connection::{Answering, Watch},
     listener::Answer,
 };
-use crate::mcp::{
-    door::{Door, is_stream},
-    envelope,
+use crate::{
+    limits::{Limits, Peer, Turn},
+    mcp::{
+        door::{Door, Endless, is_stream},
+        envelope,
+    },
 };
 
 /// The color that answered.
 pub(crate) const COLOR: HeaderName = HeaderName::from_static("release-color");
 /// The build that answered: `version+commit`.
 pub(crate) const BUILD: HeaderName = HeaderName::from_static("release-build");
+/// Says of a process that refuses everything that it does so because it has stopped: nothing was done, and nothing will be.
+pub(crate) const STAGE: HeaderName = HeaderName::from_static("release-stage");
+
+/// The one door that is shed: everything behind it can be asked again.
+const MCP: &str = "/mcp";
 
 /// The public side of a process.
 pub(crate) struct Edge {
     lifecycle: Lifecycle,
+    limits: Arc<Limits>,
     color: HeaderValue,
     build: HeaderValue,
     /// Set when no layer stands between a request and `/mcp`.
@@ -39,10 +48,17 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    pub(crate) fn new(lifecycle: Lifecycle, release: &Release, door: Option<Arc<Door>>, router: Router) -> Self {
+    pub(crate) fn new(
+        lifecycle: Lifecycle,
+        limits: Arc<Limits>,
+        release: &Release,
+        door: Option<Arc<Door>>,
+        router: Router,
+    ) -> Self {
         let build = release.build();
         Self {
             lifecycle,
+            limits,
             color: HeaderValue::from_static(release.color.as_str()),
             build: HeaderValue::try_from(build).expect("a release is checked to fit into a header"),
             door,
@@ -50,9 +66,12 @@ impl Edge {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Response<Payload> {
+    async fn route(&self, mut request: Request<Incoming>, is_mcp: bool, watch: &Watch) -> Response<Payload> {
+        if is_mcp && self.limits.asks_for_addresses() {
+            request.extensions_mut().insert(Peer(watch.peer()));
+        }
         if let Some(door) = &self.door
-            && request.uri().path() == "/mcp"
+            && is_mcp
         {
             return door.answer(request).await;
         }
@@ -69,8 +88,15 @@ impl Answer for Edge {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
         let one = request.version() < Version::HTTP_2;
         let is_get = request.method() == Method::GET;
+        let (is_mcp, is_extra) = (request.uri().path() == MCP, answering.watch().is_extra());
         let (answer, admission) = match self.lifecycle.admit(Work::Call) {
-            Ok(admission) => (self.route(request).await, Some(admission)),
+            Ok(_) if is_mcp && is_extra => (self.limits.crowded(), None),
+            // It is no call, so it is not counted as one while its answer leaves.
+            Ok(admission) if is_mcp && self.limits.is_full(admission.among()) => {
+                drop(admission);
+                (self.limits.shed(), None)
+            }
+            Ok(admission) => (self.route(request, is_mcp, answering.watch()).await, Some(admission)),
             Err(_) => (stopped(), None),
         };
         let sheds = self.lifecycle.status().sheds();
@@ -78,18 +104,25 @@ impl Answer for Edge {
         // An answer that another build gave, to a call that belongs to it, says so itself.
         head.headers.entry(COLOR).or_insert_with(|| self.color.clone());
         head.headers.entry(BUILD).or_insert_with(|| self.build.clone());
-        if sheds && one {
+        if (sheds || is_extra) && one {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        let turn = head.extensions.remove::<Arc<Turn>>();
         let body = match admission {
             Some(mut admission) if is_get && is_stream(&head.headers) => {
                 admission.become_stream();
                 let lifecycle = self.lifecycle.clone();
-                Held::until(payload, (Some(admission), answering), async move {
+                Held::until(payload, (Some(admission), answering, turn), async move {
                     lifecycle.wait_for(Status::sheds).await;
                 })
             }
-            admission => Held::new(payload, (admission, answering)),
+            Some(mut admission) => {
+                if head.extensions.remove::<Endless>().is_some() {
+                    admission.become_stream();
+                }
+                Held::new(payload, (Some(admission), answering, turn))
+            }
+            None => Held::new(payload, (None, answering, turn)),
         };
         Response::from_parts(head, body)
     }
@@ -99,6 +132,7 @@ fn stopped() -> Response<Payload> {
     let body: Bytes =
         envelope::error(None, envelope::INTERNAL_ERROR, "the server has stopped; try again", Some(r#"{"retryable":true}"#));
     let mut answer = json(StatusCode::SERVICE_UNAVAILABLE, body);
+    answer.headers_mut().insert(STAGE, HeaderValue::from_static(Stage::Stopped.as_str()));
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     answer
 }

@@ -18,14 +18,18 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Answering, Patience, Watch, Watched};
+use super::{
+    connection::{Answering, Patience, Watched},
+    connections::{Connections, Entered},
+};
 
 /// How often a connection's patience is looked at.
 const TICK: Duration = Duration::from_secs(2);
 
 /// The same once the process drains, and the patience that is left then: a request on its way has a second to arrive.
 const LAST_TICK: Duration = Duration::from_millis(100);
-const LAST_PATIENCE: Patience = Patience { headers: Duration::from_secs(1), idle: Duration::from_secs(1) };
+const LAST_PATIENCE: Patience =
+    Patience { headers: Duration::from_secs(1), idle: Duration::from_secs(1), write: Duration::from_secs(30) };
 
 /// Requests and answers of any size fit in this many HTTP/2 streams a connection; the rest waits at the client.
 const STREAMS_PER_CONNECTION: u32 = 256;
@@ -64,28 +68,38 @@ impl Listener {
     }
 
     /// Accepts until the process drains, and comes back when every connection is closed.
-    pub(crate) async fn serve<A: Answer>(self, answer: Arc<A>, lifecycle: Lifecycle, patience: Patience) {
-        let connections = TaskTracker::new();
+    pub(crate) async fn serve<A: Answer>(
+        self,
+        answer: Arc<A>,
+        lifecycle: Lifecycle,
+        patience: Patience,
+        connections: Arc<Connections>,
+    ) {
+        let serving = TaskTracker::new();
+        let serve = |(stream, from): (TcpStream, SocketAddr)| {
+            // Whoever there is no room for is told so by the end of the connection.
+            if let Some(entered) = connections.enter(from.ip()) {
+                serving.spawn(connection(stream, entered, answer.clone(), lifecycle.clone(), patience));
+            }
+        };
         let draining = lifecycle.wait_for(|status| status.stage >= Stage::Draining);
         tokio::pin!(draining);
         loop {
             tokio::select! {
                 biased;
                 accepted = self.socket.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(connection(stream, answer.clone(), lifecycle.clone(), patience));
-                    }
+                    Ok(accepted) => serve(accepted),
                     Err(failure) => pause_after(&failure).await,
                 },
                 _ = &mut draining => break,
             }
         }
-        while let Some(Ok((stream, _))) = self.socket.accept().now_or_never() {
-            connections.spawn(connection(stream, answer.clone(), lifecycle.clone(), patience));
+        while let Some(Ok(accepted)) = self.socket.accept().now_or_never() {
+            serve(accepted);
         }
         drop(self.socket);
-        connections.close();
-        connections.wait().await;
+        serving.close();
+        serving.wait().await;
     }
 }
 
@@ -98,10 +112,10 @@ async fn pause_after(failure: &io::Error) {
     }
 }
 
-async fn connection<A: Answer>(stream: TcpStream, answer: Arc<A>, lifecycle: Lifecycle, patience: Patience) {
+async fn connection<A: Answer>(stream: TcpStream, entered: Entered, answer: Arc<A>, lifecycle: Lifecycle, patience: Patience) {
     // Without this the last chunk of a stream waits 40 ms for a delayed acknowledgement.
     let _ = stream.set_nodelay(true);
-    let watch = Watch::new();
+    let watch = entered.watch().clone();
     let service = hyper::service::service_fn({
         let watch = watch.clone();
         move |request| {
@@ -132,6 +146,7 @@ async fn connection<A: Answer>(stream: TcpStream, answer: Arc<A>, lifecycle: Lif
                 going_away = true;
                 tick = tokio::time::interval(LAST_TICK);
             }
+            () = watch.given_up() => return,
             _ = tick.tick() => {
                 if watch.is_over(if going_away { &LAST_PATIENCE } else { &patience }) {
                     return;

@@ -25,13 +25,14 @@ use super::{
     served::Served,
 };
 use crate::{
-    authentication::{Authenticator, header_value},
+    authentication::{Authenticator, Denied, header_value},
     conversation::Named,
     extract::Principal,
     http::{
         body::{Payload, json},
         origin::Allowed,
     },
+    limits::{Limits, Refused, Turn},
     pins::Place,
     sessions::streams::Streams,
 };
@@ -39,22 +40,35 @@ use crate::{
 /// JSON-RPC batches were part of 2025-03-26 and before. More messages than this in one is not a client.
 const BATCH_LIMIT: usize = 64;
 
+/// What a client without sessions hears of changes by (2026-07-28).
+const LISTEN: &str = "subscriptions/listen";
+
+/// A body that is not there by then is on its way and no call yet: it takes no call's place.
+const ARRIVED_WITHIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// How much longer than a tool may take an answer from another process may take.
 const HANDED: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// How long a body may take to arrive once its headers have.
-const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The endpoint.
 pub(crate) struct Door {
     server: Arc<Server>,
     allowed: Arc<Allowed>,
     authenticator: Arc<Authenticator>,
-    body_limit: usize,
+    limits: Arc<Limits>,
+    body: BodyLimits,
     served: Arc<Served>,
     /// Where conversations stay on a build.
     forward: Option<Forward>,
     without_sessions: StreamableHttpService<Protocol, NeverSessionManager>,
+}
+
+/// What is taken of a body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyLimits {
+    /// So many bytes.
+    pub(crate) most: usize,
+    /// Within this time once its headers have come, however it comes.
+    pub(crate) within: std::time::Duration,
 }
 
 /// Which tool is called, whatever else is said.
@@ -66,18 +80,23 @@ struct Called<'a> {
 
 type Answer = Response<Payload>;
 
+/// Says of an answer that it has no end of its own, and ends by itself when connections are given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endless;
+
 impl Door {
     pub(crate) fn new(
         server: Arc<Server>,
         allowed: Arc<Allowed>,
         authenticator: Arc<Authenticator>,
-        body_limit: usize,
+        limits: Arc<Limits>,
+        body: BodyLimits,
         streams: Option<Arc<Streams>>,
     ) -> Self {
         let mut config = StreamableHttpServerConfig::default()
             // Host and origin have been checked by then; see `Allowed`.
             .disable_allowed_hosts()
-            .with_max_request_body_bytes(body_limit)
+            .with_max_request_body_bytes(body.most)
             .with_cancellation_token(server.lifecycle.cut().clone());
         config.session_store = Some(server.sessions.clone());
         let stateless = config.clone().with_legacy_session_mode(false).with_json_response(true);
@@ -92,7 +111,8 @@ impl Door {
             server,
             allowed,
             authenticator,
-            body_limit,
+            limits,
+            body,
         }
     }
 
@@ -124,28 +144,61 @@ impl Door {
             Ok(principal) => principal,
             Err(_) if parts.method == Method::OPTIONS => Principal::anonymous(),
             Err(denied) => {
-                let resource = self.authenticator.resource().expect("only who wants tokens denies");
-                let mut answer = resource.deny(denied);
+                let mut answer = self.deny(&parts, denied);
                 if let Some(origin) = origin {
                     crate::http::origin::share(answer.headers_mut(), origin);
                 }
                 return answer;
             }
         };
-        let mut answer = match parts.method {
-            Method::POST => self.post(parts, &principal, body).await,
-            Method::GET | Method::DELETE => self.stream_or_end(parts, &principal).await,
+        let mut answer = match self.begin(&parts, &principal) {
+            Ok(turn) => held(&self.limits, self.within(parts, &principal, body).await, turn),
+            Err(refused) => self.limits.refuse(refused, None),
+        };
+        if let Some(origin) = origin {
+            crate::http::origin::share(answer.headers_mut(), origin);
+        }
+        answer
+    }
+
+    /// The answer to a caller who is not let in.
+    fn deny(&self, parts: &Parts, denied: Denied) -> Answer {
+        // That keys cannot be had is not the caller's doing.
+        if denied != Denied::Unavailable
+            && let Err(refused) = self.limits.unproven(parts.extensions.get().copied(), &parts.headers)
+        {
+            return self.limits.refuse(refused, None);
+        }
+        self.authenticator.resource().expect("only who wants tokens denies").deny(denied)
+    }
+
+    /// What a request takes of what its caller may have.
+    fn begin(&self, parts: &Parts, principal: &Principal) -> Result<Option<Turn>, Refused> {
+        if parts.method == Method::OPTIONS {
+            return Ok(None);
+        }
+        if principal.proved().is_none() {
+            self.limits.unproven(parts.extensions.get().copied(), &parts.headers)?;
+        }
+        self.limits.begin(principal, parts.method == Method::GET)
+    }
+
+    /// Answers a request that is not too much.
+    async fn within<B>(&self, parts: Parts, principal: &Principal, body: B) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match parts.method {
+            Method::POST => self.post(parts, principal, body).await,
+            Method::GET | Method::DELETE => self.stream_or_end(parts, principal).await,
             Method::OPTIONS => crate::http::origin::preflight(),
             _ => {
                 let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, error(None, envelope::INVALID_REQUEST, "use POST"));
                 answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
                 answer
             }
-        };
-        if let Some(origin) = origin {
-            crate::http::origin::share(answer.headers_mut(), origin);
         }
-        answer
     }
 
     async fn post<B>(&self, parts: Parts, principal: &Principal, body: B) -> Answer
@@ -173,14 +226,22 @@ impl Door {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let too_large = || {
-            let words = format!("the body is larger than {} bytes", self.body_limit);
+            let words = format!("the body is larger than {} bytes", self.body.most);
             json(StatusCode::PAYLOAD_TOO_LARGE, error(None, envelope::INVALID_REQUEST, &words))
         };
         let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > self.body_limit) {
+        if announced.is_some_and(|length| length > self.body.most) {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, self.body_limit).collect()).await {
+        let mut reading = std::pin::pin!(Limited::new(body, self.body.most).collect());
+        let read = match tokio::time::timeout(ARRIVED_WITHIN, reading.as_mut()).await {
+            Ok(read) => Ok(read),
+            Err(_) => {
+                let Some(_arriving) = self.limits.arriving() else { return Err(self.limits.shed()) };
+                tokio::time::timeout(self.body.within, reading).await
+            }
+        };
+        match read {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(failure)) if failure.is::<http_body_util::LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => Err(json(StatusCode::BAD_REQUEST, error(None, envelope::PARSE_ERROR, "the body ended early"))),
@@ -201,6 +262,13 @@ impl Door {
         }
         if let Some(answer) = self.pinned(&parts, principal, &body, &envelope).await {
             return answer;
+        }
+        if envelope.method.as_deref() == Some("initialize") {
+            let sessions = &self.server.sessions;
+            let from = (parts.extensions.get().copied(), &parts.headers);
+            if let Err(refused) = self.limits.session(principal, sessions.count_of(principal), sessions.unused(), from) {
+                return self.limits.refuse(refused, envelope.id.map(RawValue::get));
+            }
         }
         match lean::answer(&self.server, &parts.headers, principal, &envelope).await {
             Lean::Answer { status, body, session } => {
@@ -354,7 +422,11 @@ impl Door {
         } else {
             parts.headers.remove(SESSION_ID);
             let answer = self.without_sessions.handle(Request::from_parts(parts, Full::new(body.clone()))).await;
-            answer.map(|body| Payload::Body(axum::body::Body::new(body)))
+            let mut answer = answer.map(|body| Payload::Body(axum::body::Body::new(body)));
+            if method == LISTEN && is_stream(answer.headers()) {
+                answer.extensions_mut().insert(Endless);
+            }
+            answer
         };
         if method != "tools/call" && id.is_some() {
             self.server.operations.other.record(started.elapsed(), crate::telemetry::metrics::Outcome::Ok);
@@ -412,6 +484,9 @@ impl Door {
         if messages.is_empty() || messages.len() > BATCH_LIMIT {
             return refuse(envelope::INVALID_REQUEST, &format!("a batch holds 1 to {BATCH_LIMIT} messages"));
         }
+        if let Err(refused) = self.limits.more(principal, messages.len() - 1) {
+            return self.limits.refuse(refused, None);
+        }
         let mut out = vec![b'['];
         for message in messages {
             let mut parts = parts.clone();
@@ -434,6 +509,18 @@ impl Door {
         out.push(b']');
         json(StatusCode::OK, Bytes::from(out))
     }
+}
+
+/// An answer that keeps its caller's turn until its last byte is out.
+fn held(limits: &Limits, mut answer: Answer, turn: Option<Turn>) -> Answer {
+    let Some(mut turn) = turn else { return answer };
+    if answer.extensions().get::<Endless>().is_some()
+        && let Err(refused) = limits.becomes_stream(&mut turn)
+    {
+        return limits.refuse(refused, None);
+    }
+    answer.extensions_mut().insert(Arc::new(turn));
+    answer
 }
 
 /// Whether the client says that it speaks a revision without sessions.

@@ -3,7 +3,7 @@
 //!
 //! What must stay true: a call is handed on once, and never made a second time when it is not known whether it was made.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -15,7 +15,10 @@ use hyper_util::{
 };
 
 use super::door::is_stream;
-use crate::http::body::Payload;
+use crate::http::{
+    body::Payload,
+    edge::{BUILD, STAGE},
+};
 
 /// Says that a message was handed on, and to whom: a build, or an instance. Whoever is that answers it, whatever it thinks,
 /// and anybody else says 421. A client that sends it itself evades the promise for its own conversations and nothing more.
@@ -45,12 +48,16 @@ pub(crate) enum Lost {
 const OURS: [HeaderName; 6] =
     [header::CONNECTION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE, header::CONTENT_LENGTH];
 
-/// Nothing was done, and the client need not hear of it: the other process has not been reached, though something was.
-const REFUSALS: [StatusCode; 4] =
-    [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::MISDIRECTED_REQUEST, StatusCode::SERVICE_UNAVAILABLE];
-
 /// The largest answer that is no stream, in bytes.
 const MOST: usize = 64 * 1024 * 1024;
+
+/// Whether it is the answer of the process that was meant. An address may be another one's by now, or whoever is there has
+/// stopped: nothing was done then, and the client need not hear of it. Whatever the right one says, a limit's refusal included,
+/// is the answer.
+fn is_its_own<B>(answer: &Response<B>) -> bool {
+    let headers = answer.headers();
+    answer.status() != StatusCode::MISDIRECTED_REQUEST && headers.contains_key(BUILD) && !headers.contains_key(STAGE)
+}
 
 // === impl Forward ===
 
@@ -79,14 +86,19 @@ impl Forward {
         request.headers_mut().insert(FORWARDED, HeaderValue::try_from(to).map_err(|_| Lost::Unreached)?);
         // Whom the client meant, and from which page, was checked here; the other process knows the same names.
         request.headers_mut().remove(header::ORIGIN);
-        if let Some(authority) = parts.uri.authority()
+        // A name of ours that the other build does not know yet would be refused there, and an address never is.
+        if let Ok(host) = HeaderValue::try_from(address)
+            && address.parse::<SocketAddr>().is_ok()
+        {
+            request.headers_mut().insert(header::HOST, host);
+        } else if let Some(authority) = parts.uri.authority()
             && let Ok(host) = HeaderValue::try_from(authority.as_str())
         {
             request.headers_mut().insert(header::HOST, host);
         }
         match self.client.request(request).await {
-            Ok(answer) if REFUSALS.contains(&answer.status()) => {
-                tracing::warn!(http.response.status_code = answer.status().as_u16(), "{address} refuses what was handed to it");
+            Ok(answer) if !is_its_own(&answer) => {
+                tracing::warn!(http.response.status_code = answer.status().as_u16(), "{address} is not whom it was handed to");
                 Err(Lost::Unreached)
             }
             Ok(answer) => {
@@ -109,6 +121,49 @@ impl Forward {
                 tracing::warn!(error = %failure, "a call was handed to {address}, which did not answer: {failure}");
                 Err(Lost::Unknown)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// What becomes of an answer with this head.
+    async fn handed(head: &str) -> Result<u16, Lost> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 2\r\n\r\n{{}}");
+        let answering = async {
+            let (mut wire, _) = listener.accept().await.unwrap();
+            let read = wire.read(&mut [0; 4096]).await.unwrap();
+            assert!(read > 0);
+            wire.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let parts = Request::post("http://mcp.example.com/mcp").body(()).unwrap().into_parts().0;
+        let forward = Forward::new();
+        let (answer, ()) = tokio::join!(forward.hand(&parts, Bytes::from_static(b"{}"), &address, "1.0.0+a"), answering);
+        answer.map(|answer| answer.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_the_right_process_is_its_answer_and_one_of_another_is_none() {
+        const OURS: &str = "release-build: 1.0.0+a";
+        for status in ["403 Forbidden", "404 Not Found", "429 Too Many Requests", "503 Service Unavailable"] {
+            let relayed = handed(&format!("{status}\r\n{OURS}\r\nretry-after: 1")).await;
+            assert_eq!(relayed.ok(), status[..3].parse().ok(), "{status}");
+            let foreign = handed(status).await;
+            assert!(matches!(foreign, Err(Lost::Unreached)), "{status}: somebody else has the address by now");
+        }
+        for head in
+            [format!("421 Misdirected Request\r\n{OURS}"), format!("503 Service Unavailable\r\n{OURS}\r\nrelease-stage: stopped")]
+        {
+            assert!(matches!(handed(&head).await, Err(Lost::Unreached)), "{head}");
         }
     }
 }

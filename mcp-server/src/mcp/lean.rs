@@ -294,6 +294,12 @@ impl Failure {
     /// Nobody reads this one: who cancelled a call does not wait for it (MCP, cancellation).
     const CANCELLED: Self = Self::ours(envelope::INTERNAL_ERROR, "the call was cancelled");
     const TIMEOUT: Self = Self::ours(envelope::REQUEST_TIMEOUT, "the tool took too long and was stopped; try again");
+    /// Calling again would give the same.
+    const TOO_LARGE: Self = Self {
+        code: envelope::INTERNAL_ERROR,
+        message: Cow::Borrowed("the tool's answer is larger than may be sent; ask for less"),
+        data: Some(Cow::Borrowed(r#"{"retryable":false}"#)),
+    };
     const CUT: Self = Self::ours(envelope::INTERNAL_ERROR, "the server is going away and stopped the tool; try again");
 
     const fn ours(code: i32, message: &'static str) -> Self {
@@ -388,6 +394,11 @@ async fn attempt(
         tracing::warn!(tool.name = name, "what a conversation keeps of a call took too long");
     }
     match outcome {
+        Ok(Ok(written)) if server.response_limit > 0 && written.is_larger_than(server.response_limit) => {
+            let most = server.response_limit;
+            tracing::error!(tool.name = name, "the answer of tool {name} is larger than {most} bytes (RESPONSE_LIMIT_BYTES)");
+            ended(Err(Failure::TOO_LARGE), Outcome::Error("too_large"))
+        }
         Ok(Ok(written)) => {
             let is_error = matches!(written, Written::Open { is_error: true, .. });
             ended(Ok(written), if is_error { Outcome::ToolError } else { Outcome::Ok })

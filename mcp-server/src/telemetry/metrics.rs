@@ -133,7 +133,7 @@ impl Metrics {
         }
     }
 
-    /// A request was turned away; `reason` is one of a few words.
+    /// A request was turned away; `reason` is one of a few words, such as a limit's.
     pub fn refused(&self, reason: &'static str) {
         self.refused.add(1, &[KeyValue::new("reason", reason)]);
     }

@@ -1,0 +1,430 @@
+//! How much at once, and of whom. Who asks for more is told so quickly, by which limit, and when to come again.
+//!
+//! What must stay true: a refusal is cheap and changes nothing, it never ends a session or a stream, it is no other principal's,
+//! and probes, operators and whoever looks for the way to a token are refused nothing.
+
+pub(crate) mod address;
+mod principals;
+mod rates;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+pub use self::address::TrustedProxies;
+pub(crate) use self::principals::Turn;
+use self::{
+    address::place,
+    principals::Principals,
+    rates::{Rates, quota},
+};
+use crate::{
+    extract::Principal,
+    http::body::{Payload, json},
+    mcp::envelope,
+    telemetry::metrics::Metrics,
+};
+
+/// How much there may be. 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Requests to `/mcp` being answered at once, by the whole process.
+    pub calls: usize,
+    /// Connections to the public listener.
+    pub connections: usize,
+    /// Of these, from one address. Trusted proxies may have any number.
+    pub connections_of_address: usize,
+    /// The largest result of a tool, in bytes.
+    pub response: usize,
+    /// Of each principal that proved to be one.
+    pub principal: PrincipalLimits,
+    /// Of each address, for requests that prove nobody.
+    pub address: AddressLimits,
+    /// The proxies that are believed about addresses.
+    pub proxies: TrustedProxies,
+}
+
+/// How much there may be of each principal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrincipalLimits {
+    /// Messages a second.
+    pub rate: u32,
+    /// Messages at once, after a rest.
+    pub burst: u32,
+    /// Calls in flight.
+    pub calls: usize,
+    /// Streams that are open.
+    pub streams: usize,
+    /// Sessions in this process.
+    pub sessions: usize,
+}
+
+/// How much there may be of each address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressLimits {
+    /// Requests a second without a proof, or with one that is none.
+    pub rate: u32,
+    /// These at once, after a rest.
+    pub burst: u32,
+    /// New sessions a minute of nobody in particular.
+    pub sessions: u32,
+}
+
+/// What there can be too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// Calls in the process.
+    Calls,
+    /// Connections of the process.
+    Connections,
+    /// Connections from an address.
+    ConnectionsOfAddress,
+    /// Requests of an address that prove nobody.
+    UnprovenOfAddress,
+    /// New sessions of nobody in particular from an address.
+    SessionsOfAddress,
+    /// Messages of a principal.
+    RateOfPrincipal,
+    /// Calls of a principal in flight.
+    CallsOfPrincipal,
+    /// Open streams of a principal.
+    StreamsOfPrincipal,
+    /// Sessions of a principal.
+    SessionsOfPrincipal,
+}
+
+/// A limit, and in how many seconds it is worth trying again.
+pub(crate) type Refused = (Limit, u64);
+
+/// Whom a connection is with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// The limits of a process, and what they counted.
+pub(crate) struct Limits {
+    config: LimitsConfig,
+    /// Calls whose bodies are still on their way.
+    arriving: AtomicUsize,
+    rates: Option<Rates<Arc<str>>>,
+    principals: Arc<Principals>,
+    unproven: Option<Rates<IpAddr>>,
+    new_sessions: Option<Rates<IpAddr>>,
+    /// What a call is told that is too much, made before there are many.
+    full: Bytes,
+    metrics: Arc<Metrics>,
+    born: Instant,
+    said: [Said; Limit::ALL.len()],
+}
+
+/// When a limit was last spoken of, in milliseconds of the process's life, and how often it refused since.
+#[derive(Debug, Default)]
+struct Said {
+    at: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// A body that is on its way.
+pub(crate) struct Arriving<'a>(&'a AtomicUsize);
+
+/// Calls end within milliseconds, so a second later there is room.
+const SHED_FOR: u64 = 1;
+/// Streams end when somebody closes a window.
+const STREAMS_FOR: u64 = 5;
+/// A flood of refusals is one line of the log so often.
+const SAID_EVERY: Duration = Duration::from_secs(1);
+
+// === impl Limit ===
+
+impl Limit {
+    const ALL: [Self; 9] = [
+        Self::Calls,
+        Self::Connections,
+        Self::ConnectionsOfAddress,
+        Self::UnprovenOfAddress,
+        Self::SessionsOfAddress,
+        Self::RateOfPrincipal,
+        Self::CallsOfPrincipal,
+        Self::StreamsOfPrincipal,
+        Self::SessionsOfPrincipal,
+    ];
+
+    /// The word for metrics and the log.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Calls => "calls",
+            Self::Connections => "connections",
+            Self::ConnectionsOfAddress => "connections_of_address",
+            Self::UnprovenOfAddress => "unproven_of_address",
+            Self::SessionsOfAddress => "sessions_of_address",
+            Self::RateOfPrincipal => "rate_of_principal",
+            Self::CallsOfPrincipal => "calls_of_principal",
+            Self::StreamsOfPrincipal => "streams_of_principal",
+            Self::SessionsOfPrincipal => "sessions_of_principal",
+        }
+    }
+
+    /// The process is at its end, or the caller is.
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::Calls | Self::Connections => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    pub(crate) fn new(config: LimitsConfig, metrics: Arc<Metrics>) -> Self {
+        const SECOND: Duration = Duration::from_secs(1);
+        let (principal, address) = (config.principal, config.address);
+        Self {
+            arriving: AtomicUsize::new(0),
+            rates: quota(principal.rate, principal.burst, SECOND).map(Rates::new),
+            principals: Arc::new(Principals::new(principal)),
+            unproven: quota(address.rate, address.burst, SECOND).map(Rates::new),
+            new_sessions: quota(address.sessions, 0, 60 * SECOND).map(Rates::new),
+            full: refusal(&words(&config, Limit::Calls), SHED_FOR, None),
+            metrics,
+            born: Instant::now(),
+            said: Default::default(),
+            config,
+        }
+    }
+
+    /// Whether a call is too much that is one of so many requests. One whose body is still on its way is no call yet: bodies
+    /// that drip must not keep others out.
+    pub(crate) fn is_full(&self, among: usize) -> bool {
+        let most = self.config.calls;
+        most > 0 && among > most && among > most + self.arriving.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a body is waited for; nothing when as many are as there may be calls.
+    pub(crate) fn arriving(&self) -> Option<Arriving<'_>> {
+        let before = self.arriving.fetch_add(1, Ordering::Relaxed);
+        let arriving = Arriving(&self.arriving);
+        (self.config.calls == 0 || before < self.config.calls).then_some(arriving)
+    }
+
+    /// Whether an address that has so many connections may have no further one.
+    pub(crate) fn has_too_many_connections(&self, peer: IpAddr, has: usize) -> bool {
+        let most = self.config.connections_of_address;
+        most > 0 && has >= most && !self.config.proxies.are(peer)
+    }
+
+    /// Whether it matters where a request comes from.
+    pub(crate) fn asks_for_addresses(&self) -> bool {
+        self.unproven.is_some() || self.new_sessions.is_some()
+    }
+
+    /// A request that proves nobody.
+    pub(crate) fn unproven(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<(), Refused> {
+        self.of_address(self.unproven.as_ref(), peer, headers).map_err(|after| (Limit::UnprovenOfAddress, after))
+    }
+
+    /// A message of a principal that proved to be one, or its stream; nothing to hold where nobody is one.
+    pub(crate) fn begin(&self, principal: &Principal, is_stream: bool) -> Result<Option<Turn>, Refused> {
+        let Some(who) = principal.proved() else { return Ok(None) };
+        self.more(principal, 1)?;
+        let turn = self.principals.begin(who, is_stream);
+        turn.map(Some).map_err(|limit| (limit, if is_stream { STREAMS_FOR } else { SHED_FOR }))
+    }
+
+    /// So many further messages of a principal in the same body.
+    pub(crate) fn more(&self, principal: &Principal, count: usize) -> Result<(), Refused> {
+        let (Some(rates), Some(who)) = (&self.rates, principal.proved()) else { return Ok(()) };
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        rates.take(who, count).map_err(|after| (Limit::RateOfPrincipal, after))
+    }
+
+    /// A call turns out to be a stream.
+    pub(crate) fn becomes_stream(&self, turn: &mut Turn) -> Result<(), Refused> {
+        turn.become_stream().map_err(|limit| (limit, STREAMS_FOR))
+    }
+
+    /// A new session, where its principal has so many that live for so long when they are not used.
+    pub(crate) fn session(
+        &self,
+        principal: &Principal,
+        has: usize,
+        unused: Duration,
+        from: (Option<Peer>, &HeaderMap),
+    ) -> Result<(), Refused> {
+        if principal.proved().is_none() {
+            let taken = self.of_address(self.new_sessions.as_ref(), from.0, from.1);
+            return taken.map_err(|after| (Limit::SessionsOfAddress, after));
+        }
+        let most = self.config.principal.sessions;
+        if most > 0 && has >= most { Err((Limit::SessionsOfPrincipal, unused.as_secs().max(1))) } else { Ok(()) }
+    }
+
+    /// The answer to what is too much.
+    pub(crate) fn refuse(&self, (limit, after): Refused, id: Option<&str>) -> Response<Payload> {
+        self.note(limit);
+        answer(limit, after, refusal(&words(&self.config, limit), after, id))
+    }
+
+    /// The answer to a call that is too much.
+    pub(crate) fn shed(&self) -> Response<Payload> {
+        self.note(Limit::Calls);
+        answer(Limit::Calls, SHED_FOR, self.full.clone())
+    }
+
+    /// The answer to a call on a connection that is one too many.
+    pub(crate) fn crowded(&self) -> Response<Payload> {
+        answer(Limit::Connections, SHED_FOR, refusal(&words(&self.config, Limit::Connections), SHED_FOR, None))
+    }
+
+    /// Counts a refusal, and says now and then that there are some.
+    pub(crate) fn note(&self, limit: Limit) {
+        self.metrics.refused(limit.as_str());
+        let Said { at, refused } = &self.said[limit as usize];
+        refused.fetch_add(1, Ordering::Relaxed);
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let last = at.load(Ordering::Relaxed);
+        let is_due = last == 0 || now.saturating_sub(last) >= SAID_EVERY.as_millis() as u64;
+        if is_due && at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let refused = refused.swap(0, Ordering::Relaxed);
+            tracing::warn!(limit = limit.as_str(), refused, "refused {refused}: {}", words(&self.config, limit));
+        }
+    }
+
+    fn of_address(&self, rates: Option<&Rates<IpAddr>>, peer: Option<Peer>, headers: &HeaderMap) -> Result<(), u64> {
+        let (Some(rates), Some(Peer(peer))) = (rates, peer) else { return Ok(()) };
+        rates.take(&place(self.config.proxies.client(peer, headers)), 1)
+    }
+}
+
+/// What is too much, and what says so.
+fn words(config: &LimitsConfig, limit: Limit) -> String {
+    let LimitsConfig { principal, address, .. } = config;
+    match limit {
+        Limit::Calls => format!("this process answers {} calls at once and no more (CALLS_MAX)", config.calls),
+        Limit::Connections => format!("this process has {} connections and takes no more (CONNECTIONS_MAX)", config.connections),
+        Limit::ConnectionsOfAddress => {
+            format!("an address may have {} connections (CONNECTIONS_PER_ADDRESS)", config.connections_of_address)
+        }
+        Limit::UnprovenOfAddress => {
+            format!("an address may come without a good token {} times a second (UNPROVEN_PER_SECOND)", address.rate)
+        }
+        Limit::SessionsOfAddress => {
+            format!("an address may open {} sessions a minute (NEW_SESSIONS_PER_ADDRESS)", address.sessions)
+        }
+        Limit::RateOfPrincipal => {
+            let PrincipalLimits { rate, burst, .. } = principal;
+            format!("a caller may send {rate} messages a second (CALLS_PER_SECOND), and {burst} at once (CALLS_BURST)")
+        }
+        Limit::CallsOfPrincipal => {
+            format!("a caller may have {} calls in flight (CALLS_PER_PRINCIPAL)", principal.calls)
+        }
+        Limit::StreamsOfPrincipal => {
+            format!("a caller may have {} streams open (STREAMS_PER_PRINCIPAL)", principal.streams)
+        }
+        Limit::SessionsOfPrincipal => {
+            format!("a caller may have {} sessions (SESSIONS_PER_PRINCIPAL); end those that nobody uses", principal.sessions)
+        }
+    }
+}
+
+fn refusal(words: &str, after: u64, id: Option<&str>) -> Bytes {
+    let words = format!("{words}; try again in {after} s");
+    envelope::error(id, envelope::INTERNAL_ERROR, &words, Some(r#"{"retryable":true}"#))
+}
+
+fn answer(limit: Limit, after: u64, body: Bytes) -> Response<Payload> {
+    let mut answer = json(limit.status(), body);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
+    answer
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use bg_runtime::{Color, Release};
+
+    use super::*;
+    use crate::telemetry::Telemetry;
+
+    pub(crate) fn limits(config: LimitsConfig) -> (Limits, Telemetry) {
+        let telemetry = Telemetry::off(&Release::new(Color::Blue, "1.0.0", "test").unwrap());
+        (Limits::new(config, Arc::new(Metrics::new(&telemetry.meter()))), telemetry)
+    }
+
+    fn of(calls: usize) -> LimitsConfig {
+        LimitsConfig { calls, ..LimitsConfig::default() }
+    }
+
+    #[test]
+    fn a_body_that_drips_keeps_no_call_out_and_is_itself_bounded() {
+        let (limits, _) = limits(of(2));
+        assert!(!limits.is_full(2) && limits.is_full(3));
+        let first = limits.arriving();
+        assert!(first.is_some() && !limits.is_full(3), "what arrives is no call yet");
+        let second = limits.arriving();
+        assert!(limits.arriving().is_none(), "as many as calls, and no more");
+        assert!(limits.is_full(5) && !limits.is_full(4));
+        drop((first, second));
+        assert!(limits.is_full(3));
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let (limits, _) = limits(LimitsConfig::default());
+        assert!(!limits.is_full(usize::MAX));
+        let all: Vec<_> = (0..100).map(|_| limits.arriving()).collect();
+        assert!(all.iter().all(Option::is_some));
+        let (ada, peer) = (Principal::named("ada"), Some(Peer([198, 51, 100, 1].into())));
+        let turns: Vec<_> = (0..100).map(|_| limits.begin(&ada, true).unwrap()).collect();
+        assert!(turns.iter().all(Option::is_some));
+        assert_eq!(limits.unproven(peer, &HeaderMap::new()), Ok(()));
+        for principal in [ada, Principal::anonymous()] {
+            let session = limits.session(&principal, usize::MAX, Duration::ZERO, (peer, &HeaderMap::new()));
+            assert_eq!(session, Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_which_limit_and_when_to_come_again_and_is_counted() {
+        let (limits, telemetry) = limits(of(2));
+        let answer = limits.refuse((Limit::Calls, 1), Some("7"));
+        assert_eq!((answer.status().as_u16(), &answer.headers()[header::RETRY_AFTER]), (503, &HeaderValue::from(1)));
+        let Payload::Bytes(body) = answer.into_body() else { panic!("it is there whole") };
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["id"], &body["error"]["data"]["retryable"]), (&7.into(), &true.into()));
+        let words = "this process answers 2 calls at once and no more (CALLS_MAX); try again in 1 s";
+        assert_eq!(body["error"]["message"], words);
+        let text = telemetry.prometheus();
+        assert!(text.contains("mcp_server_admission_refused_total{") && text.contains(r#"reason="calls""#), "{text}");
+    }
+
+    #[test]
+    fn nobody_in_particular_has_no_limit_of_a_principal() {
+        let principal = PrincipalLimits { rate: 1, burst: 1, calls: 1, streams: 1, sessions: 1 };
+        let (limits, _) = limits(LimitsConfig { principal, ..LimitsConfig::default() });
+        let nobody = Principal::anonymous();
+        assert!((0..10).all(|_| limits.begin(&nobody, false).is_ok_and(|turn| turn.is_none())));
+        let ada = Principal::named("ada");
+        assert!(limits.begin(&ada, false).is_ok());
+        assert_eq!(limits.begin(&ada, false).unwrap_err(), (Limit::RateOfPrincipal, 1));
+    }
+
+    #[test]
+    fn the_order_of_limits_is_that_of_what_is_said_of_them() {
+        for (number, limit) in Limit::ALL.into_iter().enumerate() {
+            assert_eq!(limit as usize, number, "{}", limit.as_str());
+        }
+    }
+}
