@@ -331,6 +331,8 @@ impl Resource {
         }
         let described = code.map(|code| (code, words.as_str()));
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, header_value(&self.challenge(&self.first, described)));
+        // Of a GET: the next one may bring a better token.
+        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
     }
 

@@ -68,6 +68,8 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// What `/.well-known/openai-apps-challenge` answers: how OpenAI verifies that a domain is one's own.
     pub openai_challenge: Option<String>,
+    /// Whether there is `/widget-test`, a page for developers.
+    pub widget_test: bool,
     /// Largest request body, in bytes.
     pub body_limit: usize,
     /// How long a tool may take.
@@ -323,6 +325,15 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
             "",
             "the token that OpenAI asks for to verify the domain, served as it is",
         ),
+        widget_test: match reader.value(
+            "WIDGET_TEST",
+            "auto",
+            "`/widget-test`, a page that hosts the widgets: `on`, `off`, or `auto`, which is where only this machine comes in",
+        ) {
+            Some(Shown::On) => true,
+            Some(Shown::Off) => false,
+            Some(Shown::Auto) | None => listen.ip().is_loopback(),
+        },
         body_limit: reader
             .value("BODY_LIMIT_BYTES", "1048576", "largest request; tool arguments are a few KB")
             .unwrap_or(1 << 20),
@@ -470,6 +481,7 @@ impl FromStr for ForeignUsers {
 }
 
 words!(Switch, "on" => On, "off" => Off);
+words!(Shown, "on" => On, "off" => Off, "auto" => Auto);
 words!(Mode, "direct" => Direct, "transaction" => Transaction);
 
 impl fmt::Display for Config {
@@ -538,6 +550,22 @@ mod tests {
         assert_eq!(read(&[]).unwrap().http.timing.leave_delay, Duration::ZERO);
         let public = read(&[("LISTEN", "0.0.0.0:3000"), ("AUTHENTICATION", "none")]).unwrap();
         assert_eq!(public.http.timing.leave_delay, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_page_for_developers_is_where_only_this_machine_comes_in_unless_something_else_is_said() {
+        let (here, anywhere) = (("LISTEN", "127.0.0.1:3000"), ("LISTEN", "0.0.0.0:3000"));
+        for (listen, said, there) in [
+            (here, "", true),
+            (here, "auto", true),
+            (here, "off", false),
+            (anywhere, "", false),
+            (anywhere, "auto", false),
+            (anywhere, "on", true),
+        ] {
+            let config = read(&[listen, ("AUTHENTICATION", "none"), ("WIDGET_TEST", said)]).unwrap();
+            assert_eq!(config.http.widget_test, there, "{listen:?} {said}");
+        }
     }
 
     #[test]

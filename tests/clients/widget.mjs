@@ -23,6 +23,8 @@ const APRIL = { userId: user, startDate: "2024-04-01", endDate: "2024-04-30" };
 
 let page;
 let shot = 0;
+// What the page's policy has refused, by its directive.
+const refusals = new Map();
 
 const steps = {
   async "the page and its frame are held to a policy"() {
@@ -35,7 +37,62 @@ const steps = {
       equal(header("x-content-type-options"), "nosniff", "X-Content-Type-Options");
       equal(header("referrer-policy"), "no-referrer", "Referrer-Policy");
       equal(header("cache-control"), "no-store", "Cache-Control");
+      equal(header("cross-origin-resource-policy"), "same-origin", "Cross-Origin-Resource-Policy");
+      check(header("permissions-policy").includes("usb=()"), `the page may use ${header("permissions-policy")}`);
+      check(!/script-src[^;]*unsafe/.test(header("content-security-policy")), "a script of anybody's may run");
     }
+    const { headers } = await fetch(`${url}/widget-test`);
+    equal(headers.get("cross-origin-opener-policy"), "same-origin", "Cross-Origin-Opener-Policy");
+    for (const directive of ["frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'", "trusted-types 'none'"]) {
+      check(headers.get("content-security-policy").includes(directive), `the policy has no ${directive}`);
+    }
+  },
+
+  // Were there a hole in the page, this is what would be put into it.
+  async "what somebody puts into the page does not run"() {
+    const markup = `<script>window.ran = "script"</script><img src="data:," onerror="window.ran = 'attribute'">
+      <a id="trap" href="javascript:window.ran='address'">x</a><base href="https://evil.example.net/">
+      <form id="form" action="https://evil.example.net/"></form><iframe src="https://evil.example.net/"></iframe>
+      <script src="https://evil.example.net/x.js"></script><object data="https://evil.example.net/x"></object>`;
+    const put = async (request) => {
+      if (!request.isNavigationRequest() || request.frame() !== page.mainFrame()) return request.continue();
+      const answer = await fetch(request.url());
+      const body = (await answer.text()).replace("<main>", `${markup}<main>`);
+      return request.respond({ status: 200, headers: Object.fromEntries(answer.headers), body });
+    };
+    await page.setRequestInterception(true);
+    page.on("request", put);
+    await page.goto(`${url}/widget-test`);
+    await page.waitForFunction(() => window.openai !== undefined);
+    await page.click("#trap");
+    await page.evaluate(() => document.getElementById("form").submit());
+    const tries = await page.evaluate(() => {
+      const script = document.createElement("script");
+      const outcomes = [() => { script.textContent = "window.ran = 'made'"; document.head.append(script); },
+        () => { document.body.insertAdjacentHTML("beforeend", "<p></p>"); }];
+      // A browser may refuse this at once or when its time has come.
+      try { setTimeout("window.ran = 'later'", 0); } catch { /* as it should be */ }
+      return outcomes.map((act) => { try { act(); } catch { return "refused"; } return "done"; });
+    });
+    equal(tries, ["refused", "refused"], "what a text may become");
+    const expected = ["base-uri", "form-action", "frame-src", "object-src", "script-src-attr", "script-src-elem"];
+    await until(() => equal(expected.filter((directive) => !refusals.has(directive)), [], "what was not refused"));
+    equal(await page.evaluate(() => [window.ran ?? null, document.baseURI]), [null, `${url}/widget-test`], "what ran");
+    page.off("request", put);
+    await page.setRequestInterception(false);
+    refusals.clear();
+  },
+
+  async "nobody puts the page into a frame"() {
+    await page.goto(`${url}/health`);
+    await page.evaluate((address) => {
+      const frame = document.createElement("iframe");
+      frame.src = address;
+      document.body.append(frame);
+      return new Promise((resolve) => frame.addEventListener("load", resolve, { once: true }));
+    }, `${url}/widget-test`);
+    const reached = () => { try { return document.querySelector("iframe").contentDocument?.title ?? null; } catch { return null; } };
+    equal(await page.evaluate(reached), null, "the page in the frame");
   },
 
   // As a smoke test of a deployment asks it.
@@ -520,11 +577,19 @@ try {
   await page.emulateTimezone("Europe/Berlin");
   const wrong = [];
   page.on("pageerror", (error) => wrong.push(error.stack ?? error.message));
+  // What a widget tries is told on the page; what the page itself tries against its own policy is a mistake.
+  await page.exposeFunction("tellRefusal", (directive, what) => refusals.set(directive, what));
+  await page.evaluateOnNewDocument(() => {
+    if (window.top !== window) return;
+    document.addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI, sourceFile, lineNumber }) => {
+      window.tellRefusal(effectiveDirective, `${effectiveDirective} refuses ${blockedURI} at ${sourceFile}:${lineNumber}`);
+    });
+  });
   for (const [name, act] of Object.entries(steps)) {
     current = name;
     const started = performance.now();
     await act();
-    equal([...wrong, ...(await troubles())], [], "errors that nobody was told of");
+    equal([...wrong, ...refusals.values(), ...(await troubles())], [], "errors that nobody was told of");
     process.stdout.write(`${JSON.stringify({ step: name, ok: true, ms: Math.round(performance.now() - started) })}\n`);
   }
 } catch (error) {

@@ -134,7 +134,13 @@ impl Door {
         };
         let mut answer = match parts.method {
             Method::POST => self.post(parts, &principal, body).await,
-            Method::GET | Method::DELETE => self.stream_or_end(parts, &principal).await,
+            Method::GET | Method::DELETE => {
+                let mut answer = self.stream_or_end(parts, &principal).await;
+                // rmcp says `no-cache`, with which a cache may keep what somebody was told.
+                answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                answer
+            }
             Method::OPTIONS => crate::http::origin::preflight(),
             _ => {
                 let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, error(None, envelope::INVALID_REQUEST, "use POST"));
