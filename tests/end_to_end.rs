@@ -20,6 +20,7 @@ mod once;
 mod outlive;
 mod published;
 mod rollout;
+mod secrets;
 mod sessions;
 mod soak;
 mod subscriptions;

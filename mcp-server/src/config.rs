@@ -12,7 +12,7 @@ use std::{
 };
 
 use bg_runtime::{
-    Color, Release,
+    Color, Release, Secret,
     database::{DatabaseConfig, Pooler},
     lifecycle::Timing,
 };
@@ -177,15 +177,15 @@ impl Reader<'_> {
     /// A variable that has a form, and whose value is shown to nobody.
     fn secret_value<T: FromStr<Err: Display>>(&mut self, name: &'static str, reason: &'static str) -> Option<T> {
         let text = self.secret(name, reason)?;
-        text.parse().map_err(|wrong| self.problems.push(format!("{name}: {wrong}"))).ok()
+        text.expose().parse().map_err(|wrong| self.problems.push(format!("{name}: {wrong}"))).ok()
     }
 
     /// A variable whose value is shown to nobody.
-    fn secret(&mut self, name: &'static str, reason: &'static str) -> Option<String> {
+    fn secret(&mut self, name: &'static str, reason: &'static str) -> Option<Secret> {
         let value = self.get(name);
         let shown = if value.is_some() { "(hidden)" } else { "" };
         self.lines.push(Line { name, value: shown.to_owned(), given: value.is_some(), reason });
-        value
+        value.map(Secret::new)
     }
 
     /// A variable that is set to nothing is not set.
