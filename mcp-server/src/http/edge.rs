@@ -85,9 +85,10 @@ impl Answer for Edge {
             Some(mut admission) if is_get && is_stream(&head.headers) => {
                 admission.become_stream();
                 let lifecycle = self.lifecycle.clone();
-                Held::until(payload, (Some(admission), answering), async move {
+                let shed = async move {
                     lifecycle.wait_for(Status::sheds).await;
-                })
+                };
+                Held::until(payload, (Some(admission), answering), shed, head.extensions.remove())
             }
             admission => Held::new(payload, (admission, answering)),
         };

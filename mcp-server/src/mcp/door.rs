@@ -29,7 +29,7 @@ use crate::{
     conversation::Named,
     extract::Principal,
     http::{
-        body::{Payload, json},
+        body::{Payload, Until, json},
         origin::Allowed,
     },
     pins::Place,
@@ -136,6 +136,10 @@ impl Door {
             Method::POST => self.post(parts, &principal, body).await,
             Method::GET | Method::DELETE => {
                 let mut answer = self.stream_or_end(parts, &principal).await;
+                // Whoever reads it on brings a token that is good then.
+                if let Some(until) = principal.until() {
+                    answer.extensions_mut().insert(Until(until));
+                }
                 // rmcp says `no-cache`, with which a cache may keep what somebody was told.
                 answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -589,7 +593,7 @@ mod tests {
         for (scopes, words) in
             [("read", "this needs the scope write, which the access token does not have"), ("read write", "written")]
         {
-            let caller = Principal::with_scopes("ada", scopes);
+            let caller = Principal::with_token("ada", scopes, std::time::Instant::now());
             let answer = lean::answer(&running.running().door().server, &HeaderMap::new(), &caller, &envelope).await;
             let Lean::Answer { body, .. } = answer else { panic!("the lean path knows a call") };
             let body = axum::body::to_bytes(body.into_body(), usize::MAX).await.unwrap();
