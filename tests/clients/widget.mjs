@@ -283,6 +283,40 @@ const steps = {
     await picture("called");
   },
 
+  // In every field that a stranger may write: by an invitation, a calendar, or a model that was talked into it.
+  async "what a stranger wrote is text in the widget and on the page"() {
+    const traps = ["<img src=x onerror=window.owned=1>", "</script><script>window.owned=1</script>", "\"><svg onload=window.owned=1>"];
+    const [first, second, third] = traps;
+    for (const [number, [title, location, description]] of [[first, second, third], [second, third, first], [third, first, second]].entries()) {
+      const wish = { userId: user, title, location, description, startsAt: `2024-06-0${number + 3}T10:00`, durationMinutes: 30 };
+      const booked = await page.evaluate((wish) => window.openai.createActionRequest("book_appointment", wish), wish);
+      equal(booked.structuredContent.data.appointment.location, location, "the place as it was written");
+    }
+    await open({ userId: user, startDate: "2024-06-02", endDate: "2024-06-06" });
+    await titles(...traps);
+    const isText = async (view, what) => {
+      const found = () => [window.owned ?? null, document.querySelectorAll("img, [onerror], [onload], iframe:not([data-testid])").length];
+      equal(await view.evaluate(found), [null, 0], `what came of it in ${what}`);
+    };
+    await isText(await frame(), "the list");
+    check((await (await frame()).evaluate(() => document.body.textContent)).includes(second), "a place is not drawn as text");
+    await press("tab-day");
+    await visible("day-grid");
+    await isText(await frame(), "the day");
+    await press("tab-list");
+    await act(first, "cancel");
+    await visible("cancel-dialog");
+    await isText(await frame(), "the question");
+    await picture("strangers");
+    await press("cancel-go");
+    await card(first, { day: "2024-06-03", status: "cancelled" });
+    for (const pane of ["log", "input", "output", "meta", "state"]) {
+      await page.click(`[data-testid="tab-${pane}"]`);
+      await isText(page, `the pane ${pane}`);
+    }
+    await page.click('[data-testid="tab-log"]');
+  },
+
   async "the page is usable where there is little room"() {
     await page.setViewport({ width: 800, height: 1000 });
     await open(APRIL);
