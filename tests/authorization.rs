@@ -154,6 +154,58 @@ async fn official_clients_find_the_way_to_a_token_and_to_a_wider_and_a_newer_one
     }
 }
 
+/// A stream of a session, and one of a client that listens, each opened with a token that is good for three seconds more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_the_token_that_opened_it_and_is_opened_again_with_another() {
+    let issuer = Issuer::start(&[]).await;
+    let server = example("everything", &issuer, &[("OAUTH_LEEWAY_SECS", "1")]).await;
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let claims = json!({ "aud": RESOURCE, "sub": "ada", "exp": seconds + 2.0 });
+    let short = bearer(&issuer.token("current", &json!({}), &claims).await);
+    let long = of(&issuer, "ada").await;
+    let session = Connection::open(server.address()).await.open_session_with(&short).await;
+    let in_session = format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-11-25\r\n");
+    let open = async |headers: &str| {
+        let mut stream = Connection::open(server.address()).await;
+        let head = format!("GET /mcp HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n{headers}\r\n", server.address());
+        stream.send(head.as_bytes()).await;
+        stream.read_until("\r\n\r\n").await;
+        stream
+    };
+    let mut own = open(&format!("{short}{in_session}")).await;
+    let mut kept = open(&format!("{long}{}", in_session.replace(&session, &of_another(&server, &long).await))).await;
+    let listen = json!({ "jsonrpc": "2.0", "id": "mine", "method": "subscriptions/listen", "params": {
+        "notifications": { "resourceSubscriptions": ["test://watched-resource"] },
+        "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} },
+    } });
+    let stateless =
+        "mcp-protocol-version: 2026-07-28\r\nmcp-method: subscriptions/listen\r\naccept: application/json, text/event-stream\r\n";
+    let mut listening = Connection::open(server.address()).await;
+    listening.send_message(&listen.to_string(), &format!("{short}{stateless}")).await;
+    listening.read_until("notifications/subscriptions/acknowledged").await;
+
+    // Cleanly: with the end of a chunked body, and a word on when to come back.
+    let ended = tokio::time::timeout(LONG, own.read_until("\r\n0\r\n\r\n")).await.expect("the session's own stream ends");
+    assert!(ended.contains("retry: "), "{ended}");
+    let ended = tokio::time::timeout(LONG, listening.read_until("\r\n0\r\n\r\n")).await.expect("the listening ends");
+    assert!(ended.contains(r#""id":"mine""#), "with the answer to its request: {ended}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    assert!(now >= seconds + 3.0, "not before the token's end and what clocks may differ by: {}", now - seconds);
+
+    let refused = bare(&server, "GET", &format!("{short}{in_session}")).await;
+    assert_eq!(refused.status, 401, "{}", refused.body);
+    assert!(challenge(&refused).contains("error_description=\"the token has expired\""), "{}", challenge(&refused));
+    assert_eq!(header(&refused, "cache-control"), "no-store");
+    // Its session is there as before, for whoever brings another token of hers.
+    open(&format!("{long}{in_session}")).await;
+    let kept_open = tokio::time::timeout(Duration::from_millis(300), kept.read_until("\r\n0\r\n\r\n")).await;
+    assert!(kept_open.is_err(), "a stream whose token is good goes on");
+}
+
+async fn of_another(server: &Server, headers: &str) -> String {
+    Connection::open(server.address()).await.open_session_with(headers).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_are_known_outlive_the_issuer_and_keys_that_are_not_are_waited_for() {
     let issuer = Issuer::start(&[]).await;

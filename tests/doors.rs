@@ -20,6 +20,10 @@ async fn the_doors_of_probes_answer_and_name_the_release() {
     assert_eq!(get(server.operations(), "/release").await.json(), release);
     let metrics = get(server.operations(), "/metrics").await;
     assert!(metrics.body.contains("release_color=\"green\""), "{}", metrics.body);
+    for answer in [&health, &ready, &metrics] {
+        let head = answer.head.to_ascii_lowercase();
+        assert!(head.contains("cache-control: no-store\r\n") && head.contains("x-content-type-options: nosniff\r\n"), "{head}");
+    }
     for answer in [health, ready, get(server.address(), "/nowhere").await] {
         let head = answer.head.to_ascii_lowercase();
         assert!(head.contains("release-color: green\r\n") && head.contains("release-build: 2.2.0+8f3a1c\r\n"), "{head}");
@@ -28,6 +32,22 @@ async fn the_doors_of_probes_answer_and_name_the_release() {
     assert_eq!(get(server.address(), "/metrics").await.status, 404, "operations doors are not public");
     assert_eq!(get(server.address(), "/leave").await.status, 404);
     assert_eq!(post(server.operations(), "/role/purple").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_for_developers_can_be_taken_away() {
+    for (said, status) in [("auto", 200), ("on", 200), ("off", 404)] {
+        let server = Server::appointments("postgresql://nobody@127.0.0.1:1/none", &[("WIDGET_TEST", said)]).await;
+        for path in ["/widget-test", "/widget-test/frame"] {
+            assert_eq!(get(server.address(), path).await.status, status, "{said} {path}");
+        }
+    }
+    let anywhere = [("LISTEN", "0.0.0.0:0"), ("AUTHENTICATION", "none")];
+    let server = Server::appointments("postgresql://nobody@127.0.0.1:1/none", &anywhere).await;
+    let here = std::net::SocketAddr::from(([127, 0, 0, 1], server.address().port()));
+    for path in ["/widget-test", "/widget-test/frame"] {
+        assert_eq!(get(here, path).await.status, 404, "anybody might come in: {path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,14 +116,60 @@ fn probes_ask_what_they_should_and_pods_may_do_nothing() {
             assert_eq!(container[probe]["httpGet"], json!({ "path": door, "port": "http" }), "{folder} {probe}");
         }
         assert_eq!(container["lifecycle"]["preStop"]["httpGet"], json!({ "path": "/leave", "port": "operations" }), "{folder}");
-        assert_eq!(pod["automountServiceAccountToken"], false, "{folder}");
-        let confined = [&pod["securityContext"]["runAsNonRoot"], &container["securityContext"]["readOnlyRootFilesystem"]];
-        assert_eq!(confined, [true; 2], "{folder}");
+        is_confined(folder, pod, container);
         for rule in list(&one(&all, "Role", "rollout")["rules"]) {
             let many = ["*", "secrets", "pods/exec"].map(|resource| list(&rule["resources"]).contains(&json!(resource)));
             assert!(!many.contains(&true), "{folder}: a rollout needs no {rule}");
         }
     }
+}
+
+/// The image brings one program, and that program is granted nothing, wherever it runs.
+#[test]
+fn the_image_is_granted_nothing_wherever_it_runs() {
+    let jobs = rendered("../jobs");
+    let job = one(&jobs, "Job", "mcp-server-migrate");
+    is_confined("jobs", &job["spec"]["template"]["spec"], container(job));
+    for (file, lines) in [
+        ("Dockerfile", &["USER 65532:65532", "FROM scratch"][..]),
+        ("dev", &["--user 65532:65532", "buildah from scratch"]),
+        (
+            "compose.yaml",
+            &["user: \"65532:65532\"", "read_only: true", "cap_drop: [ALL]", "security_opt: [\"no-new-privileges:true\"]"],
+        ),
+        (
+            "terraform/modules/ecs/main.tf",
+            &["user = \"65532:65532\"", "readonlyRootFilesystem = !var.enable_execute_command", "drop = [\"ALL\"]", "add = []"],
+        ),
+    ] {
+        let text = text(file);
+        for line in lines {
+            assert!(text.contains(line), "{file} does not say {line}");
+        }
+        for grant in ["privileged", "cap_add", "add = [\"", "network_mode: host", "docker.sock", "hostPath"] {
+            assert!(!text.contains(grant), "{file} grants {grant}");
+        }
+    }
+    for (folder, _) in PLACES {
+        for grant in ["hostPath", "hostNetwork", "hostPID", "hostIPC", "privileged", "SYS_ADMIN"] {
+            let all = json!(rendered(folder)).to_string();
+            assert!(!all.contains(&format!("\"{grant}\"")), "{folder} grants {grant}");
+        }
+    }
+}
+
+/// A user that is nobody, a file system that nothing is written to, no capability, no way to get one, and no way to the API.
+#[track_caller]
+fn is_confined(place: &str, pod: &Value, container: &Value) {
+    let granted =
+        json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] } });
+    assert_eq!(container["securityContext"], granted, "{place}");
+    let pod_security = &pod["securityContext"];
+    for (name, value) in [("runAsNonRoot", json!(true)), ("runAsUser", json!(65532)), ("runAsGroup", json!(65532))] {
+        assert_eq!(pod_security[name], value, "{place}: {name}");
+    }
+    assert_eq!(pod_security["seccompProfile"]["type"], "RuntimeDefault", "{place}");
+    assert_eq!(pod["automountServiceAccountToken"], false, "{place}");
 }
 
 #[test]

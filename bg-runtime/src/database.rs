@@ -31,15 +31,16 @@ use self::address::Address;
 use self::connection::Shared;
 use self::private::{PrivateConfig, PrivateServer};
 use self::tls::TlsMode;
+use crate::Secret;
 
 /// Where the database is and how patient we are with it.
 #[derive(Clone)]
 pub struct DatabaseConfig {
     /// A PostgreSQL URL or key-value string. `None` runs a private server in [`data_dir`](Self::data_dir).
-    pub url: Option<String>,
+    pub url: Option<Secret>,
     /// The way to the same database past a transaction pooler, for what a pooler cannot carry: notifications and
     /// migrations. `None` is the same way as the pool's.
-    pub direct_url: Option<String>,
+    pub direct_url: Option<Secret>,
     /// Where a private server keeps its data. Unused when there is a URL.
     pub data_dir: PathBuf,
     /// The directory that holds `initdb` and `postgres`. `None` looks in the usual places.
@@ -140,8 +141,8 @@ impl fmt::Debug for DatabaseConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatabaseConfig")
             // Not even in part: a password with an unescaped `@` or `/` hides in any component.
-            .field("url", &self.url.as_ref().map(|_| format_args!("hidden")))
-            .field("direct_url", &self.direct_url.as_ref().map(|_| format_args!("hidden")))
+            .field("url", &self.url)
+            .field("direct_url", &self.direct_url)
             .field("data_dir", &self.data_dir)
             .field("binaries", &self.binaries)
             .field("pool_size", &self.pool_size)
@@ -170,7 +171,7 @@ impl Database {
             return Err(DatabaseError::Configuration("the pool size must be at least 1".to_owned()));
         }
         let (address, private) = match &config.url {
-            Some(url) => (Address::parse(url, &config)?, None),
+            Some(url) => (Address::parse(url.expose(), &config)?, None),
             None => {
                 let server = PrivateServer::open(&PrivateConfig {
                     data_dir: config.data_dir.clone(),
@@ -193,7 +194,7 @@ impl Database {
         let tls = tls::connector(&address)?;
         let (direct, direct_tls, direct_pooler) = match &config.direct_url {
             Some(url) if private.is_none() => {
-                let direct = Address::parse(url, &DatabaseConfig { pooler: Pooler::Direct, ..config.clone() })?;
+                let direct = Address::parse(url.expose(), &DatabaseConfig { pooler: Pooler::Direct, ..config.clone() })?;
                 let tls = tls::connector(&direct)?;
                 (direct.postgres, tls, Pooler::Direct)
             }

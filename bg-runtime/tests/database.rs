@@ -316,7 +316,7 @@ async fn no_error_repeats_a_value() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_is_unavailable_and_keeps_the_password_to_itself() {
-    let url = Some("postgres://user:hunter2@127.0.0.1:1/shop".to_owned());
+    let url = Some("postgres://user:hunter2@127.0.0.1:1/shop".into());
     let config = DatabaseConfig { url, ..DatabaseConfig::default() };
     within(LONG, async {
         // It may be away while we start.
@@ -336,7 +336,7 @@ async fn a_server_that_turns_us_away_is_told_from_one_that_is_away() {
     let home = Home::new();
     within(LONG, async {
         let database = home.open().await;
-        let url = Some(home.url(&home.directory.join("socket"), "nowhere"));
+        let url = Some(home.url(&home.directory.join("socket"), "nowhere").into());
         let lost = Database::open(DatabaseConfig { url, ..DatabaseConfig::default() }).await.unwrap();
         let error = lost.get().await.unwrap_err();
         assert!(matches!(error, DatabaseError::Refused { .. }) && !error.is_retryable(), "{error:?}");
@@ -453,8 +453,8 @@ async fn many_connections_through_a_transaction_pooler_get_their_own_answers() {
         let direct = home.open().await;
         let bouncer = Bouncer::start(&home).await;
         let pooled = |statement_timeout| DatabaseConfig {
-            url: Some(home.url(&bouncer.directory, "postgres")),
-            direct_url: Some(home.url(&home.directory.join("socket"), "postgres")),
+            url: Some(home.url(&bouncer.directory, "postgres").into()),
+            direct_url: Some(home.url(&home.directory.join("socket"), "postgres").into()),
             pool_size: 20,
             wait: Duration::from_secs(20),
             pooler: Pooler::Transaction,
@@ -533,7 +533,7 @@ async fn in_the_name_of_a_principal_a_statement_reaches_what_is_theirs() {
         let superuser = home.open().await;
         let url = restricted(&home, &superuser).await;
         // One connection, so that whatever one of them leaves behind the next one finds.
-        let database = Database::open(DatabaseConfig { url: Some(url), pool_size: 1, ..home.config() }).await.unwrap();
+        let database = Database::open(DatabaseConfig { url: Some(url.into()), pool_size: 1, ..home.config() }).await.unwrap();
         assert!(database.obeys_policies().await.unwrap());
         assert!(!superuser.obeys_policies().await.unwrap(), "a superuser passes by, and is told apart");
         run(&database, NOTES).await;
@@ -585,7 +585,7 @@ async fn a_pooler_in_between_does_not_mix_principals_up() {
         restricted(&home, &superuser).await;
         let bouncer = Bouncer::start(&home).await;
         let pooled = DatabaseConfig {
-            url: Some(home.url(&bouncer.directory, "app")),
+            url: Some(home.url(&bouncer.directory, "app").into()),
             pool_size: 20,
             wait: Duration::from_secs(20),
             pooler: Pooler::Transaction,

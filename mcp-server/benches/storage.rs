@@ -41,13 +41,13 @@ fn main() {
 
 async fn open() -> Database {
     let url = std::env::var("DATABASE_URL").expect("DATABASE_URL names a database");
-    let admin = DatabaseConfig { url: Some(url.clone()), ..DatabaseConfig::default() };
+    let admin = DatabaseConfig { url: Some(url.clone().into()), ..DatabaseConfig::default() };
     let admin = Database::open(admin).await.unwrap();
     let connection = admin.get().await.unwrap();
     connection.batch_execute("DROP SCHEMA IF EXISTS bench_storage CASCADE; CREATE SCHEMA bench_storage").await.unwrap();
     let separator = if url.contains('?') { '&' } else { '?' };
     let url = format!("{url}{separator}options=-csearch_path%3Dbench_storage");
-    let config = DatabaseConfig { url: Some(url), pool_size: 40, ..DatabaseConfig::default() };
+    let config = DatabaseConfig { url: Some(url.into()), pool_size: 40, ..DatabaseConfig::default() };
     let database = Database::open(config).await.unwrap();
     migration::apply(&database, &MIGRATIONS, Duration::from_secs(60)).await.unwrap();
     database

@@ -313,7 +313,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let telemetry = self.telemetry.unwrap_or_else(|| Telemetry::off(&release));
         let metrics = Arc::new(Metrics::new(&telemetry.meter()));
         let sharing = Sharing::new(&self.parts, self.database.as_ref(), self.migrations, &config, public.address());
-        let has_widgets = !self.parts.widgets.is_empty();
+        let shows_widgets = config.widget_test && !self.parts.widgets.is_empty();
         metrics.watch_lifecycle({
             let lifecycle = lifecycle.clone();
             move || lifecycle.status()
@@ -351,7 +351,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             sessions,
             telemetry: telemetry.clone(),
             control: control.clone(),
-            has_widgets,
+            shows_widgets,
             drainage: sharing.drainage.clone(),
         };
         let direct = self.layers.is_empty().then(|| door.clone());

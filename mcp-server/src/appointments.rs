@@ -175,7 +175,7 @@ const DRAWN_BY: &str = "text/html+skybridge";
 /// # Errors
 /// None is known; the way to a database is prepared, and never gone.
 pub async fn contract() -> Result<Contract, DatabaseError> {
-    let nowhere = DatabaseConfig { url: Some("postgresql://nobody@127.0.0.1/nothing".to_owned()), ..DatabaseConfig::default() };
+    let nowhere = DatabaseConfig { url: Some("postgresql://nobody@127.0.0.1/nothing".into()), ..DatabaseConfig::default() };
     let database = Database::open(nowhere).await?;
     let control = Control::new(database.clone(), Replica::new(Color::Blue, "0", MIGRATIONS));
     let release = Release::new(Color::Blue, "0", "contract").expect("visible ASCII");

@@ -123,6 +123,8 @@ const RESOURCE: &str = "/mcp";
 const BELIEVED_FOR: Duration = Duration::from_secs(60);
 /// So many of them, some 200 bytes each.
 const BELIEVED: usize = 10_000;
+/// A stream that lives for as long as this has no end.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long an authorization server may take.
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// What is accepted unless something else is said.
@@ -242,7 +244,7 @@ impl Tokens {
             let (known, old) = (self.keys.clone(), keys.clone());
             tokio::spawn(async move { known.again(Some(&old)).await });
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (named, by) = match self.rules.check(token, &keys, now) {
             Err(Wrong::UnknownKey) => {
                 let keys = self.keys.again(Some(&keys)).await;
@@ -251,8 +253,9 @@ impl Tokens {
             checked => (checked, keys),
         };
         let Named { subject, scopes, expires } = named.map_err(Denied::Invalid)?;
-        let principal = Principal::with_scopes(subject, scopes);
-        let until = Instant::now() + BELIEVED_FOR.min(Duration::from_secs(expires.saturating_sub(now)));
+        let left = expires.saturating_add(self.rules.leeway()).saturating_sub(now).min(LONGEST);
+        let principal = Principal::with_token(subject, scopes, Instant::now() + left);
+        let until = Instant::now() + BELIEVED_FOR.min(expires.saturating_sub(now));
         self.believe(digest, Believed { principal: principal.clone(), until, by });
         Ok(principal)
     }
@@ -331,6 +334,8 @@ impl Resource {
         }
         let described = code.map(|code| (code, words.as_str()));
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, header_value(&self.challenge(&self.first, described)));
+        // Of a GET: the next one may bring a better token.
+        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
     }
 

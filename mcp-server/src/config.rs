@@ -12,7 +12,7 @@ use std::{
 };
 
 use bg_runtime::{
-    Color, Release,
+    Color, Release, Secret,
     database::{DatabaseConfig, Pooler},
     lifecycle::Timing,
 };
@@ -69,6 +69,8 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// What `/.well-known/openai-apps-challenge` answers: how OpenAI verifies that a domain is one's own.
     pub openai_challenge: Option<String>,
+    /// Whether there is `/widget-test`, a page for developers.
+    pub widget_test: bool,
     /// Largest request body, in bytes.
     pub body_limit: usize,
     /// How long a request's body may take once its headers have come.
@@ -186,15 +188,15 @@ impl Reader<'_> {
     /// A variable that has a form, and whose value is shown to nobody.
     fn secret_value<T: FromStr<Err: Display>>(&mut self, name: &'static str, reason: &'static str) -> Option<T> {
         let text = self.secret(name, reason)?;
-        text.parse().map_err(|wrong| self.problems.push(format!("{name}: {wrong}"))).ok()
+        text.expose().parse().map_err(|wrong| self.problems.push(format!("{name}: {wrong}"))).ok()
     }
 
     /// A variable whose value is shown to nobody.
-    fn secret(&mut self, name: &'static str, reason: &'static str) -> Option<String> {
+    fn secret(&mut self, name: &'static str, reason: &'static str) -> Option<Secret> {
         let value = self.get(name);
         let shown = if value.is_some() { "(hidden)" } else { "" };
         self.lines.push(Line { name, value: shown.to_owned(), given: value.is_some(), reason });
-        value
+        value.map(Secret::new)
     }
 
     /// A variable that is set to nothing is not set.
@@ -334,6 +336,15 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
             "",
             "the token that OpenAI asks for to verify the domain, served as it is",
         ),
+        widget_test: match reader.value(
+            "WIDGET_TEST",
+            "auto",
+            "`/widget-test`, a page that hosts the widgets: `on`, `off`, or `auto`, which is where only this machine comes in",
+        ) {
+            Some(Shown::On) => true,
+            Some(Shown::Off) => false,
+            Some(Shown::Auto) | None => listen.ip().is_loopback(),
+        },
         body_limit: reader
             .value("BODY_LIMIT_BYTES", "1048576", "largest request; tool arguments are a few KB")
             .unwrap_or(1 << 20),
@@ -529,6 +540,7 @@ impl FromStr for ForeignUsers {
 }
 
 words!(Switch, "on" => On, "off" => Off);
+words!(Shown, "on" => On, "off" => Off, "auto" => Auto);
 words!(Mode, "direct" => Direct, "transaction" => Transaction);
 
 impl fmt::Display for Config {
@@ -601,6 +613,22 @@ mod tests {
         assert_eq!(read(&[]).unwrap().http.timing.leave_delay, Duration::ZERO);
         let public = read(&[("LISTEN", "0.0.0.0:3000"), ("AUTHENTICATION", "none")]).unwrap();
         assert_eq!(public.http.timing.leave_delay, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_page_for_developers_is_where_only_this_machine_comes_in_unless_something_else_is_said() {
+        let (here, anywhere) = (("LISTEN", "127.0.0.1:3000"), ("LISTEN", "0.0.0.0:3000"));
+        for (listen, said, there) in [
+            (here, "", true),
+            (here, "auto", true),
+            (here, "off", false),
+            (anywhere, "", false),
+            (anywhere, "auto", false),
+            (anywhere, "on", true),
+        ] {
+            let config = read(&[listen, ("AUTHENTICATION", "none"), ("WIDGET_TEST", said)]).unwrap();
+            assert_eq!(config.http.widget_test, there, "{listen:?} {said}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     borrow::Cow,
     ops::Deref,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use axum::extract::FromRef;
@@ -103,6 +104,8 @@ pub struct Principal {
     subject: Option<Arc<str>>,
     /// What a token allows, separated by spaces. Without one, nothing is limited.
     scopes: Option<Arc<str>>,
+    /// When that token is none any more.
+    until: Option<Instant>,
 }
 
 /// The client on the other side, for tools that talk back while they work: progress, logging, sampling, elicitation.
@@ -193,17 +196,22 @@ fn digest(arguments: &str) -> String {
 impl Principal {
     /// Nobody in particular.
     pub const fn anonymous() -> Self {
-        Self { subject: None, scopes: None }
+        Self { subject: None, scopes: None, until: None }
     }
 
     /// Who proved to have this name.
     pub fn named(name: impl Into<Arc<str>>) -> Self {
-        Self { subject: Some(name.into()), scopes: None }
+        Self { subject: Some(name.into()), scopes: None, until: None }
     }
 
-    /// Who proved to have this name by a token that allows this much.
-    pub(crate) fn with_scopes(name: impl Into<Arc<str>>, scopes: impl Into<Arc<str>>) -> Self {
-        Self { subject: Some(name.into()), scopes: Some(scopes.into()) }
+    /// Who proved to have this name by a token that allows this much for so long.
+    pub(crate) fn with_token(name: impl Into<Arc<str>>, scopes: impl Into<Arc<str>>, until: Instant) -> Self {
+        Self { subject: Some(name.into()), scopes: Some(scopes.into()), until: Some(until) }
+    }
+
+    /// When the token is none any more that proved it, if there was one: what is open then ends.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
     }
 
     /// The name that was proved, where one was.
@@ -227,7 +235,7 @@ impl Principal {
     }
 
     pub(crate) fn stored(name: &str) -> Self {
-        Self { subject: (!name.is_empty()).then(|| name.into()), scopes: None }
+        Self { subject: (!name.is_empty()).then(|| name.into()), scopes: None, until: None }
     }
 
     /// The name a proof gave, if there was one.

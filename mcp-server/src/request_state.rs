@@ -15,7 +15,7 @@ use std::{
 };
 
 use bg_runtime::{
-    Database,
+    Database, Secret,
     database::{DatabaseError, Type},
 };
 use rmcp::{
@@ -45,7 +45,7 @@ pub struct RequestStateKeys(Vec<Key>);
 #[derive(Clone, PartialEq, Eq)]
 enum Key {
     Kept,
-    Given { kid: String, secret: String },
+    Given { kid: String, secret: Secret },
 }
 
 /// What seals and opens. It has no keys before the process is ready.
@@ -69,7 +69,7 @@ impl RequestStateKeys {
         let mut ring = Vec::with_capacity(self.0.len());
         for key in &self.0 {
             ring.push(match key {
-                Key::Given { kid, secret } => (kid.clone(), secret.clone().into_bytes()),
+                Key::Given { kid, secret } => (kid.clone(), secret.expose().as_bytes().to_vec()),
                 Key::Kept => (DATABASE.to_owned(), kept(database).await?),
             });
         }
@@ -104,7 +104,7 @@ impl FromStr for RequestStateKeys {
                 Some((kid, secret))
                     if !kid.is_empty() && kid != DATABASE && secret.len() >= RequestStateCodec::MIN_KEY_LENGTH =>
                 {
-                    Key::Given { kid: kid.to_owned(), secret: secret.to_owned() }
+                    Key::Given { kid: kid.to_owned(), secret: secret.into() }
                 }
                 // The text itself is a secret, and so is not said.
                 _ => return Err("it is `NAME=SECRET` or `database`, with commas, each secret of 32 bytes or more".to_owned()),

@@ -56,7 +56,7 @@ impl World {
             superuser.get().await.unwrap().batch_execute(sql).await.unwrap();
         }
         let socket = directory.join("socket").to_str().unwrap().replace('/', "%2F");
-        let config = DatabaseConfig { url: Some(format!("postgres://app@{socket}/app")), pool_size: 1, ..config };
+        let config = DatabaseConfig { url: Some(format!("postgres://app@{socket}/app").into()), pool_size: 1, ..config };
         let database = Database::open(config).await.unwrap();
         migration::apply(&database, MIGRATIONS, LONG).await.unwrap();
         Self { superuser, database, directory }

@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
+use bg_runtime::Secret;
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::http::Http;
 
 /// Who is told. The address is a secret.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Webhook {
-    address: String,
+    address: Secret,
     http: Http,
 }
 
@@ -39,7 +40,7 @@ const LONGEST: usize = 1_900;
 impl Webhook {
     /// Tells this address.
     #[must_use]
-    pub fn new(address: String, http: Http) -> Self {
+    pub fn new(address: Secret, http: Http) -> Self {
         Self { address, http }
     }
 
@@ -48,7 +49,7 @@ impl Webhook {
         let body = alert.body();
         for pause in [Duration::ZERO].into_iter().chain(AGAIN) {
             tokio::time::sleep(pause).await;
-            match self.http.send(Method::POST, &self.address, Some(&body), WITHIN).await {
+            match self.http.send(Method::POST, self.address.expose(), Some(&body), WITHIN).await {
                 Ok(answer) if answer.status.is_success() => return true,
                 // It will not like it any better the next time.
                 Ok(answer) if answer.status.is_client_error() && answer.status.as_u16() != 429 => {
@@ -61,12 +62,6 @@ impl Webhook {
         }
         tracing::error!("nobody was told at the alert webhook: {}", alert.what);
         false
-    }
-}
-
-impl std::fmt::Debug for Webhook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Webhook").field("address", &"hidden").finish_non_exhaustive()
     }
 }
 

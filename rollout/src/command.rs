@@ -1,6 +1,7 @@
 //! What each command does. The only place that prints to a person or decides how the process ends.
 
 mod deploy;
+mod hidden;
 mod local;
 mod look;
 mod moves;
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bg_runtime::{Color, Database, database::DatabaseConfig};
+use bg_runtime::{Color, Database, Secret, database::DatabaseConfig};
 use clap::{Args, ValueEnum};
 use rollout::{
     alert::Webhook,
@@ -78,7 +79,7 @@ pub(crate) struct Common {
     reach: ReachArgument,
     /// The database that both colors share, where the journal is. Without it, the local platform's own.
     #[arg(long, global = true, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
-    database_url: Option<String>,
+    database_url: Option<Secret>,
     /// Where PostgreSQL's programs are looked for.
     #[arg(long, global = true, env = "PATH", hide = true)]
     path: Option<std::ffi::OsString>,

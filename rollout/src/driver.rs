@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What is run: an image and what it is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// Its name: a reference with a tag or a digest, or a program on the local platform.
     pub name: String,
@@ -41,6 +41,13 @@ impl Image {
             (name.clone(), if is_hidden { value.clone() } else { format!("{DIGEST}{hidden}") })
         };
         Self { name: self.name.clone(), environment: self.environment.iter().map(hide).collect() }
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.environment.keys().collect();
+        f.debug_struct("Image").field("name", &self.name).field("environment", &names).finish()
     }
 }
 

@@ -98,6 +98,51 @@ async fn nothing_that_bob_says_reaches_what_is_adas() {
     assert_eq!(bob.calendar().await, ("bob".to_owned(), vec!["Bob's own 2031-05-05T10:00:00Z confirmed".to_owned()]));
 }
 
+/// What a client says beside a call is a hint, of whatever form it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_beside_a_call_makes_it_adas() {
+    let issuer = Issuer::start(&[]).await;
+    let data = DataDir::new();
+    let server = appointments(&data, &issuer, &[("PUBLIC_URL", PUBLIC_URL)]).await;
+    let [ada, bob] = [of(&issuer, "ada").await, of(&issuer, "bob").await].map(|headers| Caller { server: &server, headers });
+    ada.call("book_appointment", &booking("Ada's secret")).await;
+    let long = "a".repeat(100_000);
+    for (what, meta) in [
+        ("a subject", r#"{ "openai/subject": "ada" }"#),
+        ("a subject twice", r#"{ "openai/subject": "bob", "openai/subject": "ada" }"#),
+        ("a subject spelled in escapes", r#"{ "openai\u002fsubject": "\u0061da" }"#),
+        ("a list of subjects", r#"{ "openai/subject": ["ada"] }"#),
+        ("a subject as a query", r#"{ "openai/subject": { "$ne": null } }"#),
+        ("a subject that is a number", r#"{ "openai/subject": 0 }"#),
+        ("no subject in particular", r#"{ "openai/subject": null }"#),
+        ("a token", r#"{ "authorization": "Bearer ada", "access_token": "ada" }"#),
+        ("claims", r#"{ "sub": "ada", "iss": "x", "scope": "appointments:read", "principal": { "subject": "ada" } }"#),
+        ("headers", r#"{ "headers": { "x-principal": "ada" }, "x-principal": "ada", "mcp-session-id": "ada" }"#),
+        ("a prototype", r#"{ "__proto__": { "openai/subject": "ada" }, "constructor": { "prototype": { "userId": "ada" } } }"#),
+        ("an answer of ours", r#"{ "mcp/www_authenticate": ["x"], "appointments/timeZone": "Asia/Tokyo", "userId": "ada" }"#),
+        ("a session", r#"{ "openai/session": "one session", "openai/widgetSessionId": "x", "progressToken": "ada" }"#),
+        ("a session that is a list", r#"{ "openai/session": ["one session"] }"#),
+        ("a key that is a list", r#"{ "mcp-server/idempotencyKey": ["ada"] }"#),
+        ("a key that is empty", r#"{ "mcp-server/idempotencyKey": "" }"#),
+        ("a key with another's name in it", r#"{ "mcp-server/idempotencyKey": "ada\u0000key" }"#),
+        ("a trace", r#"{ "traceparent": "00-0-0-0", "tracestate": "a=b\r\nx: y", "baggage": "userId=ada" }"#),
+        ("a list", "[1]"),
+        ("a text", r#""ada""#),
+        ("a long one", &format!(r#"{{ "openai/subject": "{long}", "openai/session": "{long}" }}"#)),
+    ] {
+        let params = format!(r#"{{"name":"search_appointments","arguments":{{"startDate":"2031-01-01"}},"_meta":{meta}}}"#);
+        let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        let answer = super::send(&server, &message, &bob.headers).await;
+        assert!(!answer.body.contains("secret"), "{what}: {}", answer.body);
+        assert!(!answer.head.contains("\r\nx: y"), "{what}: {}", answer.head);
+        let found = &answer.json()["result"]["structuredContent"]["data"];
+        let is_his = found["userId"] == "bob" && found["count"] == 0;
+        let is_refused = answer.json()["error"].is_object() || answer.json()["result"]["isError"] == true;
+        assert!(is_his || is_refused, "{what}: {}", answer.body);
+    }
+    assert_eq!(ada.calendar().await.1, ["Ada's secret 2031-05-05T10:00:00Z confirmed"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_looks_like_adas_is_another_persons() {
     let issuer = Issuer::start(&[]).await;

@@ -17,6 +17,7 @@ const EXPIRED: &str = "the token has expired";
 const EARLY: &str = "the token is not valid yet";
 const ISSUER: &str = "the token is of another issuer";
 const AUDIENCE: &str = "the token is for another resource";
+const BOUND: &str = "the token is bound to a key, and no proof of having it is taken here";
 
 /// What is tried, the claims that say it, and what it is told.
 fn wrong_claims(issuer: &str, now: u64) -> Vec<(&'static str, Value, &'static str)> {
@@ -37,6 +38,23 @@ fn wrong_claims(issuer: &str, now: u64) -> Vec<(&'static str, Value, &'static st
         ("an end before 1970", json!({ "exp": -1 }), CLAIMS),
         ("a token that is not valid yet", json!({ "nbf": now + 600 }), EARLY),
         ("a token made in the future", json!({ "iat": now + 600 }), EARLY),
+        ("a token that expired in the middle of a second", json!({ "exp": now as f64 - 59.5 }), EXPIRED),
+        ("a token that is valid from the middle of a second", json!({ "nbf": now as f64 + 600.5 }), EARLY),
+        ("an end that is no moment", json!({ "exp": 1e300 }), CLAIMS),
+        ("an end in a list", json!({ "exp": [now + 300] }), CLAIMS),
+        ("a beginning in words", json!({ "nbf": "tomorrow" }), CLAIMS),
+        (
+            "a token bound to a key by its digest (DPoP)",
+            json!({ "cnf": { "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" } }),
+            BOUND,
+        ),
+        (
+            "a token bound to a certificate (mutual TLS)",
+            json!({ "cnf": { "x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2" } }),
+            BOUND,
+        ),
+        ("a token bound in a way of another year", json!({ "cnf": { "new": true } }), BOUND),
+        ("a token bound to nothing in particular", json!({ "cnf": "" }), BOUND),
         ("nobody", json!({ "sub": null }), CLAIMS),
         ("somebody without a name", json!({ "sub": "" }), CLAIMS),
         ("a number for a name", json!({ "sub": 7 }), CLAIMS),
@@ -122,6 +140,11 @@ async fn only_a_right_token_of_the_issuer_is_one() {
     ] {
         is_refused(&server, what, &token, words).await;
     }
+    // A moment may have a fraction.
+    let now = seconds as f64;
+    let claims = json!({ "aud": RESOURCE, "iat": now - 0.75, "nbf": now - 0.5, "exp": now + 299.25 });
+    let exact = issuer.token("current", &json!({}), &claims).await;
+    assert_eq!(send(&server, PING, &bearer(&exact)).await.status, 200);
     // None of that has shut anybody else out.
     for token in [ada, bob] {
         assert_eq!(send(&server, PING, &bearer(&token)).await.status, 200);

@@ -110,6 +110,60 @@ async fn a_request_with_one_reading_is_read_once() {
     }
 }
 
+/// Whatever of a request comes back in an answer ends neither its head nor its event.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_sent_comes_back_as_a_header() {
+    let issuer = Issuer::start(&[]).await;
+    let server = example("everything", &issuer, &[("ALLOWED_ORIGINS", "https://inspector.example.org")]).await;
+    let good = of(&issuer, "ada").await;
+    let stream = format!("{good}accept: application/json, text/event-stream\r\n");
+    let split = r"x\r\ninjected: yes\r\n\r\ndata: injected\u2028injected\u0085injected";
+    let message =
+        |id: &str, method: &str, params: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+    let text = format!(r#""{split}""#);
+    for (what, body) in [
+        ("an id", message(&text, "ping", "{}")),
+        ("the id of a call", message(&text, "tools/call", r#"{"name":"test_simple_text"}"#)),
+        ("a method", message("1", split, "{}")),
+        ("a tool", message("1", "tools/call", &format!(r#"{{"name":{text}}}"#))),
+        ("a cursor", message("1", "tools/list", &format!(r#"{{"cursor":{text}}}"#))),
+        ("an address", message("1", "resources/read", &format!(r#"{{"uri":{text}}}"#))),
+        ("a prompt", message("1", "prompts/get", &format!(r#"{{"name":{text}}}"#))),
+        (
+            "a revision",
+            message(
+                "1",
+                "initialize",
+                &format!(r#"{{"protocolVersion":{text},"capabilities":{{}},"clientInfo":{{"name":{text},"version":{text}}}}}"#),
+            ),
+        ),
+        ("no JSON at all", split.replace(r"\r\n", "\r\n")),
+    ] {
+        for headers in [&good, &stream] {
+            let mut connection = Connection::open(server.address()).await;
+            connection.send_message(&body, &format!("{headers}connection: close\r\n")).await;
+            let all = connection.read_to_end().await;
+            assert!(!all.lines().any(|line| line.starts_with("injected") || line.starts_with("data: injected")), "{what}: {all}");
+        }
+    }
+    for (what, line, headers) in [
+        ("a path", "GET /%0d%0ainjected:%20yes", String::new()),
+        ("a query", "GET /mcp?a=%0d%0ainjected:%20yes", good.clone()),
+        ("a redirect", "GET //evil.example.net/%2e%2e", String::new()),
+        ("an origin", "OPTIONS /mcp", "origin: https://inspector.example.org%0d%0ainjected: yes\r\n".to_owned()),
+        ("a session", "DELETE /mcp", format!("{good}mcp-session-id: x%0d%0ainjected: yes\r\n")),
+        ("an event", "GET /mcp", format!("{good}accept: text/event-stream\r\nlast-event-id: x%0d%0ainjected: yes\r\n")),
+        ("a scheme", "GET /mcp", "authorization: Bearer%0d%0ainjected: yes\r\n".to_owned()),
+    ] {
+        let mut connection = Connection::open(server.address()).await;
+        let request = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
+        connection.send(request.as_bytes()).await;
+        let all = connection.read_to_end().await;
+        let head = all.split("\r\n\r\n").next().unwrap_or_default().to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 ") && !head.contains("injected") && !head.contains("location:"), "{what}: {all}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_drip_are_cut_and_a_good_token_makes_no_difference() {
     let issuer = Issuer::start(&[]).await;

@@ -23,6 +23,8 @@ const APRIL = { userId: user, startDate: "2024-04-01", endDate: "2024-04-30" };
 
 let page;
 let shot = 0;
+// What the page's policy has refused, by its directive.
+const refusals = new Map();
 
 const steps = {
   async "the page and its frame are held to a policy"() {
@@ -35,7 +37,62 @@ const steps = {
       equal(header("x-content-type-options"), "nosniff", "X-Content-Type-Options");
       equal(header("referrer-policy"), "no-referrer", "Referrer-Policy");
       equal(header("cache-control"), "no-store", "Cache-Control");
+      equal(header("cross-origin-resource-policy"), "same-origin", "Cross-Origin-Resource-Policy");
+      check(header("permissions-policy").includes("usb=()"), `the page may use ${header("permissions-policy")}`);
+      check(!/script-src[^;]*unsafe/.test(header("content-security-policy")), "a script of anybody's may run");
     }
+    const { headers } = await fetch(`${url}/widget-test`);
+    equal(headers.get("cross-origin-opener-policy"), "same-origin", "Cross-Origin-Opener-Policy");
+    for (const directive of ["frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'", "trusted-types 'none'"]) {
+      check(headers.get("content-security-policy").includes(directive), `the policy has no ${directive}`);
+    }
+  },
+
+  // Were there a hole in the page, this is what would be put into it.
+  async "what somebody puts into the page does not run"() {
+    const markup = `<script>window.ran = "script"</script><img src="data:," onerror="window.ran = 'attribute'">
+      <a id="trap" href="javascript:window.ran='address'">x</a><base href="https://evil.example.net/">
+      <form id="form" action="https://evil.example.net/"></form><iframe src="https://evil.example.net/"></iframe>
+      <script src="https://evil.example.net/x.js"></script><object data="https://evil.example.net/x"></object>`;
+    const put = async (request) => {
+      if (!request.isNavigationRequest() || request.frame() !== page.mainFrame()) return request.continue();
+      const answer = await fetch(request.url());
+      const body = (await answer.text()).replace("<main>", `${markup}<main>`);
+      return request.respond({ status: 200, headers: Object.fromEntries(answer.headers), body });
+    };
+    await page.setRequestInterception(true);
+    page.on("request", put);
+    await page.goto(`${url}/widget-test`);
+    await page.waitForFunction(() => window.openai !== undefined);
+    await page.click("#trap");
+    await page.evaluate(() => document.getElementById("form").submit());
+    const tries = await page.evaluate(() => {
+      const script = document.createElement("script");
+      const outcomes = [() => { script.textContent = "window.ran = 'made'"; document.head.append(script); },
+        () => { document.body.insertAdjacentHTML("beforeend", "<p></p>"); }];
+      // A browser may refuse this at once or when its time has come.
+      try { setTimeout("window.ran = 'later'", 0); } catch { /* as it should be */ }
+      return outcomes.map((act) => { try { act(); } catch { return "refused"; } return "done"; });
+    });
+    equal(tries, ["refused", "refused"], "what a text may become");
+    const expected = ["base-uri", "form-action", "frame-src", "object-src", "script-src-attr", "script-src-elem"];
+    await until(() => equal(expected.filter((directive) => !refusals.has(directive)), [], "what was not refused"));
+    equal(await page.evaluate(() => [window.ran ?? null, document.baseURI]), [null, `${url}/widget-test`], "what ran");
+    page.off("request", put);
+    await page.setRequestInterception(false);
+    refusals.clear();
+  },
+
+  async "nobody puts the page into a frame"() {
+    await page.goto(`${url}/health`);
+    await page.evaluate((address) => {
+      const frame = document.createElement("iframe");
+      frame.src = address;
+      document.body.append(frame);
+      return new Promise((resolve) => frame.addEventListener("load", resolve, { once: true }));
+    }, `${url}/widget-test`);
+    const reached = () => { try { return document.querySelector("iframe").contentDocument?.title ?? null; } catch { return null; } };
+    equal(await page.evaluate(reached), null, "the page in the frame");
   },
 
   // As a smoke test of a deployment asks it.
@@ -224,6 +281,40 @@ const steps = {
     await stage('[data-phase="ready"][data-call="done"]');
     await card("Trap", { day: "2024-04-10", status: "confirmed" });
     await picture("called");
+  },
+
+  // In every field that a stranger may write: by an invitation, a calendar, or a model that was talked into it.
+  async "what a stranger wrote is text in the widget and on the page"() {
+    const traps = ["<img src=x onerror=window.owned=1>", "</script><script>window.owned=1</script>", "\"><svg onload=window.owned=1>"];
+    const [first, second, third] = traps;
+    for (const [number, [title, location, description]] of [[first, second, third], [second, third, first], [third, first, second]].entries()) {
+      const wish = { userId: user, title, location, description, startsAt: `2024-06-0${number + 3}T10:00`, durationMinutes: 30 };
+      const booked = await page.evaluate((wish) => window.openai.createActionRequest("book_appointment", wish), wish);
+      equal(booked.structuredContent.data.appointment.location, location, "the place as it was written");
+    }
+    await open({ userId: user, startDate: "2024-06-02", endDate: "2024-06-06" });
+    await titles(...traps);
+    const isText = async (view, what) => {
+      const found = () => [window.owned ?? null, document.querySelectorAll("img, [onerror], [onload], iframe:not([data-testid])").length];
+      equal(await view.evaluate(found), [null, 0], `what came of it in ${what}`);
+    };
+    await isText(await frame(), "the list");
+    check((await (await frame()).evaluate(() => document.body.textContent)).includes(second), "a place is not drawn as text");
+    await press("tab-day");
+    await visible("day-grid");
+    await isText(await frame(), "the day");
+    await press("tab-list");
+    await act(first, "cancel");
+    await visible("cancel-dialog");
+    await isText(await frame(), "the question");
+    await picture("strangers");
+    await press("cancel-go");
+    await card(first, { day: "2024-06-03", status: "cancelled" });
+    for (const pane of ["log", "input", "output", "meta", "state"]) {
+      await page.click(`[data-testid="tab-${pane}"]`);
+      await isText(page, `the pane ${pane}`);
+    }
+    await page.click('[data-testid="tab-log"]');
   },
 
   async "the page is usable where there is little room"() {
@@ -520,11 +611,19 @@ try {
   await page.emulateTimezone("Europe/Berlin");
   const wrong = [];
   page.on("pageerror", (error) => wrong.push(error.stack ?? error.message));
+  // What a widget tries is told on the page; what the page itself tries against its own policy is a mistake.
+  await page.exposeFunction("tellRefusal", (directive, what) => refusals.set(directive, what));
+  await page.evaluateOnNewDocument(() => {
+    if (window.top !== window) return;
+    document.addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI, sourceFile, lineNumber }) => {
+      window.tellRefusal(effectiveDirective, `${effectiveDirective} refuses ${blockedURI} at ${sourceFile}:${lineNumber}`);
+    });
+  });
   for (const [name, act] of Object.entries(steps)) {
     current = name;
     const started = performance.now();
     await act();
-    equal([...wrong, ...(await troubles())], [], "errors that nobody was told of");
+    equal([...wrong, ...refusals.values(), ...(await troubles())], [], "errors that nobody was told of");
     process.stdout.write(`${JSON.stringify({ step: name, ok: true, ms: Math.round(performance.now() - started) })}\n`);
   }
 } catch (error) {

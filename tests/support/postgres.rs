@@ -62,6 +62,14 @@ impl DataDir {
         value(self.database().into(), sql).await
     }
 
+    /// Changes something in it. Somebody else runs the server by then.
+    pub async fn execute(&self, sql: &'static str) {
+        let config = DatabaseConfig { data_dir: self.database().into(), path: std::env::var_os("PATH"), ..Default::default() };
+        let database = Database::open(config).await.expect("the private PostgreSQL is joined");
+        database.get().await.expect("PostgreSQL answers").execute(sql, &[]).await.expect("the statement is one");
+        database.close().await.expect("a database can be closed");
+    }
+
     /// For `DATA_DIR`.
     pub fn database(&self) -> String {
         self.path.join("db").display().to_string()

@@ -26,8 +26,12 @@ pub struct Receiver {
 pub struct Heard {
     /// `POST /alerts`
     pub line: String,
-    /// Its body.
+    /// Its headers, as they came.
+    pub headers: String,
+    /// Its body, if it is JSON.
     pub body: Value,
+    /// Its body, whatever it is.
+    pub bytes: Vec<u8>,
 }
 
 impl Receiver {
@@ -68,7 +72,7 @@ impl Receiver {
 
 async fn hear(stream: TcpStream, tell: Arc<watch::Sender<Vec<Heard>>>, answers: Arc<Mutex<Vec<(u16, String)>>>) {
     let mut stream = BufReader::new(stream);
-    let (mut line, mut length) = (String::new(), 0);
+    let (mut line, mut headers, mut length) = (String::new(), String::new(), 0);
     if stream.read_line(&mut line).await.unwrap_or_default() == 0 {
         return;
     }
@@ -77,6 +81,7 @@ async fn hear(stream: TcpStream, tell: Arc<watch::Sender<Vec<Heard>>>, answers: 
         if stream.read_line(&mut header).await.is_err() || header.trim().is_empty() {
             break;
         }
+        headers.push_str(&header);
         if let Some((name, value)) = header.split_once(':')
             && name.eq_ignore_ascii_case("content-length")
         {
@@ -86,7 +91,8 @@ async fn hear(stream: TcpStream, tell: Arc<watch::Sender<Vec<Heard>>>, answers: 
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.expect("the body comes");
     let line = line.trim().trim_end_matches(" HTTP/1.1").to_owned();
-    tell.send_modify(|heard| heard.push(Heard { line, body: serde_json::from_slice(&body).unwrap_or_default() }));
+    let heard = Heard { line, headers, body: serde_json::from_slice(&body).unwrap_or_default(), bytes: body };
+    tell.send_modify(|all| all.push(heard));
     let (status, answer) = {
         let mut answers = answers.lock().expect("nobody panics with it");
         if answers.len() > 1 { answers.pop() } else { answers.last().cloned() }.unwrap_or_else(|| (200, "ok".to_owned()))

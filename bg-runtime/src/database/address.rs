@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_url() {
-        let config = DatabaseConfig { url: Some("postgres://u:secret@h/d".to_owned()), ..DatabaseConfig::default() };
+        let config = DatabaseConfig { url: Some("postgres://u:secret@h/d".into()), ..DatabaseConfig::default() };
         assert!(!format!("{config:?}").contains("secret"));
     }
 }

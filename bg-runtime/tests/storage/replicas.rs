@@ -55,7 +55,7 @@ async fn a_replica_that_hears_no_notification_learns_from_its_own_writes_and_by_
         let operator = migrated(&home, 1).await;
         let bouncer = Bouncer::start(&home).await;
         let pooled = DatabaseConfig {
-            url: Some(home.url(&bouncer.directory, "postgres")),
+            url: Some(home.url(&bouncer.directory, "postgres").into()),
             pooler: Pooler::Transaction,
             ..DatabaseConfig::default()
         };

@@ -425,5 +425,11 @@ async fn work(pen: Pen, number: usize, ledger: Arc<Ledger>, tally: Arc<Tally>, s
 /// A pool that gives up early, through another way.
 pub(crate) fn impatient(url: String) -> DatabaseConfig {
     let second = Duration::from_secs(1);
-    DatabaseConfig { url: Some(url), wait: second / 2, create: second, statement_timeout: second, ..DatabaseConfig::default() }
+    DatabaseConfig {
+        url: Some(url.into()),
+        wait: second / 2,
+        create: second,
+        statement_timeout: second,
+        ..DatabaseConfig::default()
+    }
 }

@@ -3,14 +3,17 @@
 //! What must stay true: nothing of a token is believed before its signature was checked with a key of the issuer, by an
 //! algorithm that was configured and that the key is for; a claim that is missing or of another type is a refusal.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, TryFromFloatSecsError},
+};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, Header, Validation, decode, decode_header,
     errors::ErrorKind,
     jwk::{Jwk, PublicKeyUse},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 /// What tokens are held against.
@@ -19,7 +22,7 @@ pub(super) struct Rules {
     issuer: String,
     algorithms: Vec<Algorithm>,
     validation: Validation,
-    leeway: u64,
+    leeway: Duration,
 }
 
 /// A key of the issuer.
@@ -37,8 +40,8 @@ pub(super) struct Named {
     pub(super) subject: String,
     /// Separated by spaces, as OAuth has them.
     pub(super) scopes: String,
-    /// Seconds since 1970.
-    pub(super) expires: u64,
+    /// Since 1970.
+    pub(super) expires: Duration,
 }
 
 /// Why a token is not taken.
@@ -61,6 +64,8 @@ pub(crate) enum Wrong {
     Issuer,
     #[error("the token is for another resource")]
     Audience,
+    #[error("the token is bound to a key, and no proof of having it is taken here")]
+    Bound,
     #[error("the token lacks a claim that is needed, or has one of another form")]
     Claims,
 }
@@ -70,15 +75,26 @@ struct Claims {
     /// The library would take a list of them.
     iss: String,
     sub: String,
-    exp: u64,
+    exp: NumericDate,
     #[serde(default)]
-    iat: Option<u64>,
+    nbf: Option<NumericDate>,
+    #[serde(default)]
+    iat: Option<NumericDate>,
+    /// What the token is bound to (RFC 7800). Without the proof that goes with it, whoever has the token may have stolen it.
+    #[serde(default)]
+    cnf: Option<IgnoredAny>,
     #[serde(default)]
     scope: Option<String>,
     /// How Microsoft's and Okta's issuers call it.
     #[serde(default)]
     scp: Option<Scopes>,
 }
+
+/// A moment in seconds since 1970, which may have a fraction (RFC 7519, 2). The library rounds it, and so believes a token for
+/// up to half a second longer than its issuer said.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "f64")]
+struct NumericDate(Duration);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -101,16 +117,22 @@ impl Rules {
     pub(super) fn new(issuer: &str, audiences: &[String], algorithms: &[Algorithm], leeway: Duration) -> Self {
         let mut validation = Validation::new(Algorithm::RS256);
         validation.algorithms = algorithms.to_vec();
-        validation.leeway = leeway.as_secs();
-        validation.validate_nbf = true;
+        // It would round them; they are checked below.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
         validation.set_issuer(&[issuer]);
         validation.set_audience(audiences);
-        validation.required_spec_claims = ["exp", "iss", "aud", "sub"].map(str::to_owned).into_iter().collect::<HashSet<_>>();
-        Self { issuer: issuer.to_owned(), algorithms: algorithms.to_vec(), validation, leeway: leeway.as_secs() }
+        validation.required_spec_claims = ["iss", "aud", "sub"].map(str::to_owned).into_iter().collect::<HashSet<_>>();
+        Self { issuer: issuer.to_owned(), algorithms: algorithms.to_vec(), validation, leeway }
     }
 
-    /// Whom a token names, when everything about it is right at `now`, in seconds since 1970.
-    pub(super) fn check(&self, token: &str, keys: &[Key], now: u64) -> Result<Named, Wrong> {
+    /// How far clocks may differ.
+    pub(super) fn leeway(&self) -> Duration {
+        self.leeway
+    }
+
+    /// Whom a token names, when everything about it is right at `now`, counted since 1970.
+    pub(super) fn check(&self, token: &str, keys: &[Key], now: Duration) -> Result<Named, Wrong> {
         let header = self.header(token)?;
         let of_algorithm =
             |key: &&Key| key.key.family() == header.alg.family() && key.algorithm.is_none_or(|algorithm| algorithm == header.alg);
@@ -151,14 +173,21 @@ impl Rules {
         if is_access_token && is_plain { Ok(header) } else { Err(Wrong::Form) }
     }
 
-    fn with(&self, token: &str, key: &DecodingKey, algorithm: Algorithm, now: u64) -> Result<Named, Wrong> {
+    fn with(&self, token: &str, key: &DecodingKey, algorithm: Algorithm, now: Duration) -> Result<Named, Wrong> {
         let validation = Validation { algorithms: vec![algorithm], ..self.validation.clone() };
         let claims = decode::<Claims>(token, key, &validation).map_err(|error| wrong(error.kind()))?.claims;
         if claims.iss != self.issuer {
             return Err(Wrong::Issuer);
         }
-        if claims.iat.is_some_and(|made| made > now.saturating_add(self.leeway)) {
+        // "On or after" its end it is none any more (RFC 7519, 4.1.4).
+        if now >= claims.exp.0.saturating_add(self.leeway) {
+            return Err(Wrong::Expired);
+        }
+        if [claims.nbf, claims.iat].into_iter().flatten().any(|from| from.0 > now.saturating_add(self.leeway)) {
             return Err(Wrong::Early);
+        }
+        if claims.cnf.is_some() {
+            return Err(Wrong::Bound);
         }
         let is_name = !claims.sub.is_empty() && claims.sub.len() <= LONGEST_SUBJECT && !claims.sub.chars().any(char::is_control);
         if !is_name {
@@ -169,14 +198,22 @@ impl Rules {
             (None, Some(Scopes::List(list))) => list.join(" "),
             (None, None) => String::new(),
         };
-        Ok(Named { subject: claims.sub, scopes, expires: claims.exp })
+        Ok(Named { subject: claims.sub, scopes, expires: claims.exp.0 })
+    }
+}
+
+// === impl NumericDate ===
+
+impl TryFrom<f64> for NumericDate {
+    type Error = TryFromFloatSecsError;
+
+    fn try_from(seconds: f64) -> Result<Self, Self::Error> {
+        Duration::try_from_secs_f64(seconds).map(Self)
     }
 }
 
 fn wrong(kind: &ErrorKind) -> Wrong {
     match kind {
-        ErrorKind::ExpiredSignature => Wrong::Expired,
-        ErrorKind::ImmatureSignature => Wrong::Early,
         ErrorKind::InvalidIssuer => Wrong::Issuer,
         ErrorKind::InvalidAudience => Wrong::Audience,
         ErrorKind::InvalidSignature => Wrong::Signature,
@@ -270,7 +307,11 @@ mod tests {
 
     fn check(token: &str, keys: &[Key]) -> Result<Named, Wrong> {
         let algorithms = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
-        Rules::new(ISSUER, &[RESOURCE.to_owned()], &algorithms, Duration::from_secs(30)).check(token, keys, now())
+        Rules::new(ISSUER, &[RESOURCE.to_owned()], &algorithms, Duration::from_secs(30)).check(
+            token,
+            keys,
+            Duration::from_secs(now()),
+        )
     }
 
     #[test]
@@ -317,10 +358,40 @@ mod tests {
             ("nbf", json!(future), Wrong::Early),
             ("nbf", json!("tomorrow"), Wrong::Claims),
             ("iat", json!(future), Wrong::Early),
+            ("exp", json!(past as f64 + 0.5), Wrong::Expired),
+            ("nbf", json!(future as f64 + 0.5), Wrong::Early),
+            ("cnf", json!({ "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" }), Wrong::Bound),
+            ("cnf", json!({}), Wrong::Bound),
         ] {
             let mut all = claims();
             all[claim] = value.clone();
             assert_eq!(check(&issuer.token(&header(), &all), &keys), Err(wrong), "{claim}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_moment_with_a_fraction_is_that_moment_and_not_the_next_second() {
+        let issuer = Issuer::new();
+        let keys = keys(&issuer.set());
+        let rules = |leeway| Rules::new(ISSUER, &[RESOURCE.to_owned()], &[Algorithm::EdDSA], Duration::from_secs(leeway));
+        let mut all = claims();
+        (all["nbf"], all["iat"], all["exp"]) = (json!(1000.25), json!(1000.5), json!(2000.6));
+        let token = issuer.token(&header(), &all);
+        for (millis, leeway, expected) in [
+            (1_000_400, 0, Some(Wrong::Early)),
+            (1_000_500, 0, None),
+            (999_499, 1, Some(Wrong::Early)),
+            (999_500, 1, None),
+            (2_000_599, 0, None),
+            (2_000_600, 0, Some(Wrong::Expired)),
+            (2_001_599, 1, None),
+            (2_001_600, 1, Some(Wrong::Expired)),
+        ] {
+            let checked = rules(leeway).check(&token, &keys, Duration::from_millis(millis));
+            assert_eq!(checked.as_ref().err(), expected.as_ref(), "at {millis} with {leeway} s");
+            if let Ok(named) = checked {
+                assert_eq!(named.expires.as_millis(), 2_000_600);
+            }
         }
     }
 

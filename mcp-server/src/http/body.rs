@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use bg_runtime::lifecycle::Admission;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::connection::Answering;
 use crate::limits::Turn;
@@ -64,21 +66,33 @@ pub(crate) struct Held {
     payload: Payload,
     /// Set on streams without an end of their own: resolves when connections are to be given up.
     shed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Set where the token runs out that a stream was opened with.
+    over: Option<Pin<Box<Sleep>>>,
     ended: bool,
     _guards: Guards,
 }
+
+/// When the caller's token is none any more. It comes with a stream, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until(pub(crate) Instant);
 
 /// What lasts as long as an answer does: its place in the drain's count, its connection's turn, and its principal's.
 type Guards = (Option<Admission>, Answering, Option<Arc<Turn>>);
 
 impl Held {
     pub(crate) fn new(payload: Payload, guards: Guards) -> Self {
-        Self { payload, shed: None, ended: false, _guards: guards }
+        Self { payload, shed: None, over: None, ended: false, _guards: guards }
     }
 
-    /// A stream that ends, cleanly, when `shed` does.
-    pub(crate) fn until(payload: Payload, guards: Guards, shed: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { payload, shed: Some(Box::pin(shed)), ended: false, _guards: guards }
+    /// A stream that ends, cleanly, when `shed` does and it is idle; and at this moment in any case.
+    pub(crate) fn until(
+        payload: Payload,
+        guards: Guards,
+        shed: impl Future<Output = ()> + Send + 'static,
+        over: Option<Until>,
+    ) -> Self {
+        let over = over.map(|Until(moment)| Box::pin(tokio::time::sleep_until(moment.into())));
+        Self { payload, shed: Some(Box::pin(shed)), over, ended: false, _guards: guards }
     }
 }
 
@@ -90,6 +104,13 @@ impl http_body::Body for Held {
         let this = &mut *self;
         if this.ended {
             return Poll::Ready(None);
+        }
+        // Not even what is there already is said to somebody whose token has run out. A frame holds whole events.
+        if let Some(over) = &mut this.over
+            && over.as_mut().poll(context).is_ready()
+        {
+            this.ended = true;
+            return Poll::Ready(Some(Ok(Frame::data(GOODBYE))));
         }
         let frame = match &mut this.payload {
             Payload::Bytes(bytes) => {

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
+    middleware::map_response,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -40,7 +41,8 @@ pub(crate) struct Doors {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) telemetry: Telemetry,
     pub(crate) control: Option<Control>,
-    pub(crate) has_widgets: bool,
+    /// Whether `/widget-test` is there.
+    pub(crate) shows_widgets: bool,
     pub(crate) drainage: Option<Drainage>,
 }
 
@@ -54,10 +56,18 @@ pub(crate) fn public(doors: Doors) -> Router {
         // Clients look in both places (RFC 9728, 3.1; MCP, protected resource metadata discovery).
         .route(METADATA, get(resource))
         .route(&format!("{METADATA}/mcp"), get(resource));
-    if doors.has_widgets {
+    if doors.shows_widgets {
         router = router.route("/widget-test", get(widget_test::page)).route("/widget-test/frame", get(widget_test::frame));
     }
-    router.with_state(doors)
+    router.with_state(doors).layer(map_response(guarded))
+}
+
+/// What is somebody's or of this moment is kept by nobody in between, and is no script and no page to anybody.
+async fn guarded(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
 }
 
 /// The operations doors. Never public.
@@ -71,6 +81,7 @@ pub(crate) fn operations(doors: Doors) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .with_state(doors)
+        .layer(map_response(guarded))
 }
 
 /// Liveness: 200 for as long as the process can answer at all. What it lacks it says in the body, because killing it would

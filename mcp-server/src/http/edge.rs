@@ -112,9 +112,10 @@ impl Answer for Edge {
             Some(mut admission) if is_get && is_stream(&head.headers) => {
                 admission.become_stream();
                 let lifecycle = self.lifecycle.clone();
-                Held::until(payload, (Some(admission), answering, turn), async move {
+                let shed = async move {
                     lifecycle.wait_for(Status::sheds).await;
-                })
+                };
+                Held::until(payload, (Some(admission), answering, turn), shed, head.extensions.remove())
             }
             Some(mut admission) => {
                 if head.extensions.remove::<Endless>().is_some() {

@@ -39,7 +39,8 @@ static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let [script, style] = ["script", "style"].map(|tag| hash(content(PAGE, tag)));
     let policy = format!(
         "default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; frame-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'"
     );
     HeaderValue::try_from(policy).expect("a policy is visible ASCII")
 });
@@ -47,8 +48,18 @@ static PAGE_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 /// Without an origin even when somebody opens it by itself. What is written into it brings a policy of its own.
 const FRAME_POLICY: HeaderValue = HeaderValue::from_static("sandbox allow-scripts allow-forms; frame-ancestors 'self'");
 
+/// What a page may use of a machine. A widget that asks for more (`_meta.ui.permissions`) gets it from the frame, so what
+/// widgets may ask for stays with this origin.
+const PERMISSIONS: HeaderValue = HeaderValue::from_static(
+    "accelerometer=(), autoplay=(), bluetooth=(), browsing-topics=(), display-capture=(), encrypted-media=(), gyroscope=(), \
+     hid=(), idle-detection=(), local-fonts=(), magnetometer=(), midi=(), payment=(), publickey-credentials-get=(), \
+     screen-wake-lock=(), serial=(), usb=(), xr-spatial-tracking=()",
+);
+
 pub(crate) async fn page() -> Response {
-    document(PAGE, PAGE_POLICY.clone())
+    const ALONE: [(HeaderName, HeaderValue); 1] =
+        [(HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin"))];
+    (ALONE, document(PAGE, PAGE_POLICY.clone())).into_response()
 }
 
 pub(crate) async fn frame() -> Response {
@@ -56,10 +67,12 @@ pub(crate) async fn frame() -> Response {
 }
 
 fn document(html: &'static str, policy: HeaderValue) -> Response {
-    const HEADERS: [(HeaderName, HeaderValue); 4] = [
+    const HEADERS: [(HeaderName, HeaderValue); 6] = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (HeaderName::from_static("permissions-policy"), PERMISSIONS),
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
         // Another color may answer next, with a page of its own.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];

@@ -29,7 +29,7 @@ use crate::{
     conversation::Named,
     extract::Principal,
     http::{
-        body::{Payload, json},
+        body::{Payload, Until, json},
         origin::Allowed,
     },
     limits::{Limits, Refused, Turn},
@@ -191,7 +191,17 @@ impl Door {
     {
         match parts.method {
             Method::POST => self.post(parts, principal, body).await,
-            Method::GET | Method::DELETE => self.stream_or_end(parts, principal).await,
+            Method::GET | Method::DELETE => {
+                let mut answer = self.stream_or_end(parts, principal).await;
+                // Whoever reads it on brings a token that is good then.
+                if let Some(until) = principal.until() {
+                    answer.extensions_mut().insert(Until(until));
+                }
+                // rmcp says `no-cache`, with which a cache may keep what somebody was told.
+                answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                answer
+            }
             Method::OPTIONS => crate::http::origin::preflight(),
             _ => {
                 let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, error(None, envelope::INVALID_REQUEST, "use POST"));
@@ -670,7 +680,7 @@ mod tests {
         for (scopes, words) in
             [("read", "this needs the scope write, which the access token does not have"), ("read write", "written")]
         {
-            let caller = Principal::with_scopes("ada", scopes);
+            let caller = Principal::with_token("ada", scopes, std::time::Instant::now());
             let answer = lean::answer(&running.running().door().server, &HeaderMap::new(), &caller, &envelope).await;
             let Lean::Answer { body, .. } = answer else { panic!("the lean path knows a call") };
             let body = axum::body::to_bytes(body.into_body(), usize::MAX).await.unwrap();

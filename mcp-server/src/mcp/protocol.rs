@@ -236,9 +236,13 @@ impl ServerHandler for Protocol {
         Some(requested.clone())
     }
 
-    /// Ends when connections are given up, with the protocol's own last word, so that the client listens again elsewhere.
+    /// Ends when connections are given up, with the protocol's own last word, so that the client listens again elsewhere; and
+    /// when its token is none any more, so that it comes back with another.
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let until = of(context.request_context(), |parts| parts.extensions.get::<Principal>()?.until());
         tokio::select! {
+            biased;
+            () = over(until) => {}
             () = tell_listener(&context, self.server.changes.as_ref()) => {}
             _ = self.server.lifecycle.wait_for(bg_runtime::lifecycle::Status::sheds) => {}
         }
@@ -374,6 +378,14 @@ impl Protocol {
 /// Something of the head of the HTTP request that a call came in.
 fn of<T>(context: &RequestContext<RoleServer>, part: impl FnOnce(&http::request::Parts) -> Option<T>) -> Option<T> {
     context.extensions.get::<http::request::Parts>().and_then(part)
+}
+
+/// Waits for this moment, or for ever.
+async fn over(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The session that a request names.

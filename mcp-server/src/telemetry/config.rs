@@ -4,8 +4,9 @@
 //! reported, never a setting that is silently ignored. The SDK reads some of the same names by itself; whatever it could read
 //! differently is set explicitly in `otlp.rs`.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
+use bg_runtime::Secret;
 use http::{HeaderName, HeaderValue, Uri};
 use opentelemetry_sdk::trace::Sampler;
 
@@ -49,9 +50,9 @@ pub struct Otlp {
     pub timeout: Duration,
 }
 
-/// Header lines of a collector. They hold its credentials, so `Debug` shows names only.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(pub Vec<(String, String)>);
+/// Header lines of a collector. They hold its credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(pub Vec<(String, Secret)>);
 
 /// Spans over OTLP.
 #[derive(Clone, Debug)]
@@ -88,14 +89,6 @@ impl FromStr for LogFormat {
             "json" => Ok(Self::Json),
             _ => Err(format!("`{word}` is no log format: say human or json")),
         }
-    }
-}
-
-// === impl Headers ===
-
-impl fmt::Debug for Headers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(name, _)| (name, "…"))).finish()
     }
 }
 
@@ -199,9 +192,10 @@ impl Reader<'_> {
         }
         self.refuse_the_rest(signal);
         let (name, headers) = self.signal(signal, "HEADERS");
-        let headers = Headers(self.pairs(&name, headers));
+        let headers = self.pairs(&name, headers).into_iter().map(|(header, value)| (header, value.into()));
+        let headers = Headers(headers.collect());
         for (header, value) in &headers.0 {
-            if HeaderName::from_str(header).is_err() || HeaderValue::from_str(value).is_err() {
+            if HeaderName::from_str(header).is_err() || HeaderValue::from_str(value.expose()).is_err() {
                 self.complain(format!("{name}: `{header}` is no header, or its value is not one"));
             }
         }
@@ -392,7 +386,7 @@ mod tests {
         assert_eq!((config.service_name.as_str(), config.instance_id.as_str()), ("appointments", "pod-7"));
         assert_eq!(config.resource[2].1, "pre-prod");
         let traces = config.traces.as_ref().unwrap();
-        assert_eq!(traces.otlp.headers.0, [("authorization".to_owned(), "Bearer s3cret".to_owned())]);
+        assert_eq!(traces.otlp.headers.0, [("authorization".to_owned(), "Bearer s3cret".into())]);
         assert_eq!(traces.otlp.timeout, Duration::from_secs(2));
         assert_eq!(format!("{:?}", traces.sampler), "ParentBased(TraceIdRatioBased(0.25))");
         let metrics = config.metrics.as_ref().unwrap();

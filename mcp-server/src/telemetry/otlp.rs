@@ -76,7 +76,7 @@ pub(super) fn metrics(export: &MetricExport) -> Result<PeriodicReader<MetricExpo
 
 /// The SDK percent-decodes what it is given, and ours is decoded already.
 fn headers(otlp: &Otlp) -> HashMap<String, String> {
-    otlp.headers.0.iter().map(|(name, value)| (name.clone(), value.replace('%', "%25"))).collect()
+    otlp.headers.0.iter().map(|(name, value)| (name.clone(), value.expose().replace('%', "%25"))).collect()
 }
 
 /// Carries requests from the SDK's threads to the runtime.

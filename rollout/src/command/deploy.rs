@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bg_runtime::Secret;
 use clap::Args;
 use rollout::{
     bake::Watch,
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 
 use super::{
     Common, Platform, REFUSED, Stop, ended,
+    hidden::Hidden,
     moves::{let_go, take},
 };
 
@@ -37,7 +39,7 @@ pub(crate) struct Deploy {
     /// What to run: a program on the local platform, an image elsewhere.
     image: String,
     /// A variable for it; again for another one.
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = Hidden(pair))]
     environment: Vec<(String, String)>,
     /// How many replicas. Without it, as many as are live.
     #[arg(long)]
@@ -92,7 +94,7 @@ pub(super) struct Gates {
     probe: Vec<(String, Value)>,
     /// An access token for the smoke test, the contract and the load, where the server wants one. Better in the variable: a
     /// command line is seen by others.
-    #[arg(long, env = "ROLLOUT_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "ROLLOUT_TOKEN", hide_env_values = true, value_parser = Hidden(token))]
     token: Option<Bearer>,
     /// The longest that such a call may take.
     #[arg(long, default_value_t = 500, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -147,8 +149,8 @@ pub(super) struct WatchArguments {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Tell {
     /// Tell this webhook how it ended, in the form that Slack reads.
-    #[arg(long, value_name = "URL", env = "ALERT_WEBHOOK", hide_env_values = true, value_parser = url)]
-    pub(super) alert_webhook: Option<String>,
+    #[arg(long, value_name = "URL", env = "ALERT_WEBHOOK", hide_env_values = true, value_parser = Hidden(webhook))]
+    pub(super) alert_webhook: Option<Secret>,
     /// Where reports are written. Without it, `reports` in --state.
     #[arg(long, value_name = "DIR")]
     pub(super) reports: Option<PathBuf>,
@@ -325,7 +327,7 @@ pub(super) fn print_plan(common: &Common, goal: &Goal, manner: &Manner, seen: &O
 pub(super) fn pair(word: &str) -> Result<(String, String), String> {
     match word.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("`{word}` is not NAME=VALUE")),
+        _ => Err("say NAME=VALUE".to_owned()),
     }
 }
 
@@ -340,6 +342,14 @@ pub(super) fn url(word: &str) -> Result<String, String> {
     let word = word.trim();
     let host = word.strip_prefix("https://").or_else(|| word.strip_prefix("http://")).and_then(|rest| rest.split('/').next());
     if host.is_some_and(|host| !host.is_empty()) { Ok(word.to_owned()) } else { Err("say http://… or https://…".to_owned()) }
+}
+
+fn webhook(word: &str) -> Result<Secret, String> {
+    url(word).map(Secret::new)
+}
+
+fn token(word: &str) -> Result<Bearer, String> {
+    word.parse().map_err(str::to_owned)
 }
 
 fn probe(word: &str) -> Result<(String, Value), String> {

@@ -14,6 +14,7 @@ use rollout::{
 use super::{
     Common,
     deploy::{pair, whole},
+    hidden::Hidden,
 };
 
 /// `local`
@@ -39,7 +40,7 @@ struct Up {
     /// The program. Not needed when an earlier life left one running.
     image: Option<String>,
     /// A variable for it; again for another one.
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = Hidden(pair))]
     environment: Vec<(String, String)>,
     /// How many replicas.
     #[arg(long, default_value_t = 1)]

@@ -98,6 +98,10 @@ impl Checks {
         let page = format!("http://{}/widget-test", replica.address);
         let there = context.http.get(&page, WITHIN).await;
         if there.is_ok_and(|answer| answer.status == http::StatusCode::NOT_FOUND) {
+            // A server without widgets has nothing to draw.
+            if self.speaks {
+                self.note(replica, "widget in Chromium", Ok("not asked: its WIDGET_TEST is off".to_owned()));
+            }
             return;
         }
         let Some(chromium) = &context.limits.chromium else {
