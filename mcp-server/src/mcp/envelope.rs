@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 /// JSON-RPC 2.0: the text is not JSON.
@@ -48,12 +48,15 @@ pub(crate) struct Malformed {
 impl<'a> Envelope<'a> {
     /// Reads one message.
     pub(crate) fn read(body: &'a [u8]) -> Result<Self, Malformed> {
-        let envelope: Self = serde_json::from_slice(body).map_err(|error| {
-            if error.is_data() {
+        // Members that nobody looks at have to be text, too.
+        let text = std::str::from_utf8(body).map_err(|error| no_json(&error))?;
+        let envelope: Self = serde_json::from_str(text).map_err(|error| match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) if error.is_data() => {
                 Malformed { code: INVALID_REQUEST, message: format!("not a JSON-RPC message: {}", without_position(&error)) }
-            } else {
-                Malformed { code: PARSE_ERROR, message: format!("not JSON: {error}") }
             }
+            Ok(_) => no_json(&error),
+            // What is no message from its beginning on may be no JSON further on.
+            Err(error) => no_json(&error),
         })?;
         let invalid = |message: &str| Err(Malformed { code: INVALID_REQUEST, message: message.to_owned() });
         if envelope.jsonrpc != "2.0" {
@@ -64,6 +67,10 @@ impl<'a> Envelope<'a> {
         }
         Ok(envelope)
     }
+}
+
+fn no_json(error: &dyn std::fmt::Display) -> Malformed {
+    Malformed { code: PARSE_ERROR, message: format!("not JSON: {error}") }
 }
 
 /// A string, or an integer as JavaScript and rmcp can both hold it.
@@ -127,6 +134,21 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":[1],"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
         ] {
             assert_eq!(refusal(body.as_bytes()), (INVALID_REQUEST, words.to_owned()));
+        }
+    }
+
+    /// However it begins, and wherever in it that is.
+    #[test]
+    fn what_is_no_json_further_on_is_a_parse_error_too() {
+        for body in [
+            &b"7 x"[..],
+            b"{}}",
+            b"{\"jsonrpc\":2.0,}",
+            b"[\"2.0\",1,\"ping\"",
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"\x80\":1}}",
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"more\":\"\xff\"}",
+        ] {
+            assert_eq!(refusal(body).0, PARSE_ERROR, "{:?}", String::from_utf8_lossy(body));
         }
     }
 
