@@ -73,9 +73,11 @@ fn no_json(error: &dyn std::fmt::Display) -> Malformed {
     Malformed { code: PARSE_ERROR, message: format!("not JSON: {error}") }
 }
 
-/// A string, or an integer as JavaScript and rmcp can both hold it.
+/// A string, or an integer as JavaScript and rmcp can both hold it. An escape may be half a character, which the answer would
+/// repeat, and which not everybody reads.
 fn is_id(id: &str) -> bool {
-    id.starts_with('"') || id.parse::<i64>().is_ok()
+    let is_text = || !id.contains('\\') || serde_json::from_str::<String>(id).is_ok();
+    if id.starts_with('"') { is_text() } else { id.parse::<i64>().is_ok() }
 }
 
 fn without_position(error: &serde_json::Error) -> String {
@@ -132,6 +134,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
             (r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
             (r#"{"jsonrpc":"2.0","id":[1],"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
+            (r#"{"jsonrpc":"2.0","id":"\ud800","method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
         ] {
             assert_eq!(refusal(body.as_bytes()), (INVALID_REQUEST, words.to_owned()));
         }
@@ -149,6 +152,14 @@ mod tests {
             b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"more\":\"\xff\"}",
         ] {
             assert_eq!(refusal(body).0, PARSE_ERROR, "{:?}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn an_id_is_any_text_and_comes_back_as_it_was_written() {
+        for id in [r#""\ud83d\ude00""#, r#""\\""#, r#""""#, "-0", "9223372036854775807"] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+            assert_eq!(Envelope::read(body.as_bytes()).unwrap().id.unwrap().get(), id);
         }
     }
 
