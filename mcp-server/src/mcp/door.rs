@@ -225,7 +225,7 @@ impl Door {
             return None;
         }
         let resource = self.authenticator.resource()?;
-        let called: Called<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+        let called: Called<'_> = envelope::object(envelope.params?)?;
         let route = self.server.routes.get(&*called.name)?;
         let words = route.beyond(principal)?;
         let challenge = resource.wider(principal, &route.scopes, &words);
@@ -255,7 +255,7 @@ impl Door {
             return None;
         }
         let id = envelope.id?.get();
-        let params: lean::Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+        let params: lean::Params<'_> = envelope::object(envelope.params?)?;
         // A tool that this build does not have may be one of the build that the conversation stays on.
         let pinning = self.server.routes.get(params.name.as_deref()?).map_or(crate::tool::Pinning::Auto, |route| route.pinning);
         let stateless = is_stateless(&parts.headers);
@@ -320,13 +320,12 @@ impl Door {
         } else if id.is_none() && envelope.method.is_some() {
             return accepted();
         }
-        if let Some(method) = envelope.method.as_deref()
-            && is_misread(method, body, stateless)
-        {
-            return json(
-                StatusCode::BAD_REQUEST,
-                error(id, envelope::INVALID_PARAMS, &format!("the parameters of `{method}` are not valid")),
-            );
+        if is_misread(envelope, body, stateless) {
+            let (code, words) = match envelope.method.as_deref() {
+                Some(method) => (envelope::INVALID_PARAMS, format!("the parameters of `{method}` are not valid")),
+                None => (envelope::INVALID_REQUEST, "the message is neither a request nor an answer".to_owned()),
+            };
+            return json(StatusCode::BAD_REQUEST, error(id, code, &words));
         }
         // A response to a question that another process asked: the balancer does not know who did.
         if in_session
@@ -476,8 +475,9 @@ pub(crate) fn unavailable(id: &str) -> Answer {
 }
 
 /// Whether rmcp would not recognize the message for what it is. It takes a known method with parameters that do not fit for
-/// an unknown method, and answers JSON that it cannot read at all with a media type error.
-fn is_misread(method: &str, body: &[u8], stateless: bool) -> bool {
+/// an unknown method, parameters in a list for the ones with these names, and answers JSON that it cannot read at all with a
+/// media type error.
+fn is_misread(envelope: &Envelope<'_>, body: &[u8], stateless: bool) -> bool {
     const KNOWN: [&str; 9] = [
         "server/discover",
         "tools/list",
@@ -491,7 +491,11 @@ fn is_misread(method: &str, body: &[u8], stateless: bool) -> bool {
     ];
     /// 2026-07-28 has them no more, whatever their parameters.
     const REMOVED: [&str; 4] = ["initialize", "resources/subscribe", "resources/unsubscribe", "logging/setLevel"];
+    let method = envelope.method.as_deref().unwrap_or_default();
     let is_known = KNOWN.contains(&method) || (!stateless && REMOVED.contains(&method));
+    if envelope.params.is_some_and(|params| !envelope::is_object(params)) {
+        return true;
+    }
     match serde_json::from_slice::<ClientJsonRpcMessage>(body) {
         Ok(ClientJsonRpcMessage::Request(request)) => is_known && matches!(request.request, ClientRequest::CustomRequest(_)),
         Ok(_) => false,
@@ -590,6 +594,31 @@ mod tests {
             let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(answer["result"]["content"][0]["text"], words, "{answer}");
             assert_eq!(answer["result"]["isError"], scopes == "read");
+        }
+    }
+
+    /// serde would take the values of a list for the members of an object, and a tool would run by where its name stands.
+    #[tokio::test]
+    async fn a_list_of_values_is_no_object_wherever_one_is_wanted() {
+        let greet = Tool::new("greet", async || "hello".to_owned()).describe("Greets.").read_only();
+        let app = App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ()).tool(greet);
+        let running = testing::start(app).await.unwrap();
+        let call = |method: &str, params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        for (body, code) in [
+            (call("tools/call", r#"["greet",{}]"#), -32602),
+            (call("tools/call", r#"{"name":"greet","arguments":[]}"#), -32602),
+            (call("tools/call", r#"{"name":"greet","_meta":["2026-07-28",{}]}"#), -32602),
+            (call("prompts/get", r#"["letter"]"#), -32602),
+            (call("initialize", r#"[null,"2025-11-25",{},{"name":"a","version":"1"}]"#), -32602),
+            (call("no/such/method", "[1]"), -32602),
+            (r#"[["2.0",1,"ping"]]"#.to_owned(), -32600),
+            // Neither do rmcp's words for a media type come of it.
+            (r#"{"jsonrpc":"2.0","id":1,"result":{"a":1e999}}"#.to_owned(), -32600),
+        ] {
+            let answer = running.post(&body).await.body;
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+            let answer = answer.get(0).unwrap_or(&answer);
+            assert_eq!(answer["error"]["code"], code, "{body}: {answer}");
         }
     }
 

@@ -59,6 +59,10 @@ impl<'a> Envelope<'a> {
             Err(error) => no_json(&error),
         })?;
         let invalid = |message: &str| Err(Malformed { code: INVALID_REQUEST, message: message.to_owned() });
+        // serde takes a list of values for the members in their order.
+        if text.trim_ascii_start().starts_with('[') {
+            return invalid("not a JSON-RPC message: invalid type: sequence, expected an object");
+        }
         if envelope.jsonrpc != "2.0" {
             return invalid("`jsonrpc` must be \"2.0\"");
         }
@@ -67,6 +71,19 @@ impl<'a> Envelope<'a> {
         }
         Ok(envelope)
     }
+}
+
+/// A part of a message that is an object, read. serde would take a list of values for the members in their order.
+pub(crate) fn object<'a, T: Deserialize<'a>>(part: &'a RawValue) -> Option<T> {
+    if !is_object(part) {
+        return None;
+    }
+    serde_json::from_str(part.get()).ok()
+}
+
+/// Whether a part of a message is an object.
+pub(crate) fn is_object(part: &RawValue) -> bool {
+    part.get().starts_with('{')
 }
 
 fn no_json(error: &dyn std::fmt::Display) -> Malformed {
@@ -135,6 +152,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
             (r#"{"jsonrpc":"2.0","id":[1],"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
             (r#"{"jsonrpc":"2.0","id":"\ud800","method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
+            (r#" ["2.0",1,"ping"]"#, "not a JSON-RPC message: invalid type: sequence, expected an object"),
         ] {
             assert_eq!(refusal(body.as_bytes()), (INVALID_REQUEST, words.to_owned()));
         }
