@@ -39,6 +39,9 @@ use crate::{
 /// JSON-RPC batches were part of 2025-03-26 and before. More messages than this in one is not a client.
 const BATCH_LIMIT: usize = 64;
 
+/// The one request whose answer has no end of its own (2026-07-28).
+const LISTEN: &str = "subscriptions/listen";
+
 /// How much longer than a tool may take an answer from another process may take.
 const HANDED: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -342,6 +345,11 @@ impl Door {
             };
         }
         let wants_stream = names(&parts.headers, "text/event-stream");
+        // Out of a stream without an end no answer would ever be taken.
+        if envelope.method.as_deref() == Some(LISTEN) && !wants_stream {
+            let words = format!("`{LISTEN}` is answered by a stream: send Accept: text/event-stream");
+            return json(StatusCode::NOT_ACCEPTABLE, error(id, envelope::INVALID_REQUEST, &words));
+        }
         parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // rmcp hands it on to the handlers with the rest of the head.
@@ -564,7 +572,7 @@ mod tests {
     use bg_runtime::{Color, Release};
 
     use super::*;
-    use crate::{App, Tool, testing};
+    use crate::{App, Tool, resource::Changes, testing};
 
     #[test]
     fn the_answer_is_found_among_notifications() {
@@ -620,6 +628,24 @@ mod tests {
             let answer = answer.get(0).unwrap_or(&answer);
             assert_eq!(answer["error"]["code"], code, "{body}: {answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_listens_and_takes_no_stream_is_told_so_and_does_not_wait() {
+        let app = App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ()).subscriptions(Changes::new());
+        let running = testing::start(app).await.unwrap();
+        let meta = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+        let params = format!(r#"{{"notifications":{{"resourceSubscriptions":["test://a"]}},"_meta":{meta}}}"#);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{LISTEN}","params":{params}}}"#);
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\ncontent-type: application/json\r\naccept: application/json\r\ncontent-length: {}\r\n\
+             mcp-protocol-version: 2026-07-28\r\nmcp-method: {LISTEN}",
+            body.len()
+        );
+        let asked = testing::exchange(running.running().address(), &head, &body);
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(10), asked).await.expect("it is answered");
+        assert_eq!(answer.status, 406, "{}", answer.body);
+        assert!(answer.body.contains("Accept: text/event-stream") && answer.body.contains(r#""id":1"#), "{}", answer.body);
     }
 
     #[test]
