@@ -96,6 +96,10 @@ const KINDS: [&str; 6] = ["null", "boolean", "number", "string", "array", "objec
 
 /// In which ways what `narrow` allows goes beyond what `wide` allows.
 pub(super) fn gaps(narrow: &Value, wide: &Value) -> Vec<Gap> {
+    // Whatever in it cannot be compared, it is the same; what is no schema says nothing that could be.
+    if narrow == wide && (narrow.is_object() || narrow.is_boolean()) {
+        return Vec::new();
+    }
     let mut comparison = Comparison { narrow, wide, steps: 0, met: HashSet::new(), gaps: Vec::new() };
     comparison.compare("", narrow, wide, 0);
     let mut told = Vec::new();
@@ -556,6 +560,12 @@ mod tests {
             ),
             (json!({ "type": "object" }), json!({ "type": "object", "additionalProperties": true })),
             (named.clone(), named.clone()),
+            // What cannot be compared is what it is.
+            (json!({ "$ref": "https://example.com/schema" }), json!({ "$ref": "https://example.com/schema" })),
+            (
+                json!({ "$ref": "#/$defs/Nowhere", "minimum": "no number" }),
+                json!({ "$ref": "#/$defs/Nowhere", "minimum": "no number" }),
+            ),
         ] {
             assert_eq!(told(narrow.clone(), wide.clone()), Vec::<String>::new(), "{narrow} in {wide}");
         }
