@@ -344,7 +344,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout };
         let (address, operations_address) = (public.address(), operations.address());
         let edge = Arc::new(Edge::new(lifecycle.clone(), &release, direct, router));
-        let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience));
+        let listening = tokio::spawn(public.serve(edge.clone(), lifecycle.clone(), patience));
         let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
         let starting = Starting {
             lifecycle: lifecycle.clone(),
@@ -368,6 +368,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
             door,
+            edge,
             address,
             operations: operations_address,
             lifecycle,

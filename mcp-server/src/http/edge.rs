@@ -50,7 +50,11 @@ impl Edge {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Response<Payload> {
+    async fn route<B>(&self, request: Request<B>) -> Response<Payload>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         if let Some(door) = &self.door
             && request.uri().path() == "/mcp"
         {
@@ -61,12 +65,13 @@ impl Edge {
             Err(never) => match never {},
         }
     }
-}
 
-impl Answer for Edge {
-    type Body = Held;
-
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
+    /// Answers one request, wherever its body comes from.
+    pub(crate) async fn respond<B>(&self, request: Request<B>, answering: Answering) -> Response<Held>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let one = request.version() < Version::HTTP_2;
         let is_get = request.method() == Method::GET;
         let (answer, admission) = match self.lifecycle.admit(Work::Call) {
@@ -92,6 +97,14 @@ impl Answer for Edge {
             admission => Held::new(payload, (admission, answering)),
         };
         Response::from_parts(head, body)
+    }
+}
+
+impl Answer for Edge {
+    type Body = Held;
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
+        self.respond(request, answering).await
     }
 }
 
