@@ -46,6 +46,9 @@ async fn every_malformed_message_gets_the_code_that_json_rpc_gives_it() {
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[]}"#, 400, -32602),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"nobody"}}"#, 200, -32602),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"wait","arguments":[1]}}"#, 400, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["wait",{"n":1}]}"#, 400, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}}"#, 400, -32700),
+        (r#"7 is no message"#, 400, -32700),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"made up"}}"#, 200, -32602),
         (&deep_meta, 400, -32602),
     ] {

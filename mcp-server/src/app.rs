@@ -362,7 +362,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let (address, operations_address) = (public.address(), operations.address());
         let connections = Connections::new(within_descriptors(config.limits.connections), limits.clone());
         let edge = Arc::new(Edge::new(lifecycle.clone(), limits, &release, direct, router));
-        let listening = tokio::spawn(public.serve(edge, lifecycle.clone(), patience, connections));
+        let listening = tokio::spawn(public.serve(edge.clone(), lifecycle.clone(), patience, connections));
         let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
         let starting = Starting {
             lifecycle: lifecycle.clone(),
@@ -387,6 +387,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
             door,
+            edge,
             address,
             operations: operations_address,
             lifecycle,

@@ -40,6 +40,13 @@ use crate::{
     pins, published, row_security, sessions,
 };
 
+/// Reads a calendar file, whatever it is, and panics when what comes of it could not be imported.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn read_whatever_it_is(bytes: &[u8]) {
+    calendar::invariants::hold(bytes);
+}
+
 /// What the tools share.
 #[derive(Debug, Clone)]
 pub struct AppState {

@@ -1,9 +1,12 @@
 //! The application in a test: the same [`App`], on a free port, spoken to over a real connection.
 
+mod judge;
+
 use std::net::SocketAddr;
 
+use axum::body::Body;
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::{
@@ -11,7 +14,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{App, HttpConfig, Running, StartError};
+pub use self::judge::flaw;
+use crate::{
+    App, HttpConfig, Running, StartError,
+    http::{body::Held, connection::Watch},
+};
 
 /// An application under test.
 #[derive(Debug)]
@@ -35,7 +42,15 @@ pub struct Answer {
 /// # Errors
 /// As [`App::start`].
 pub async fn start<S: Clone + Send + Sync + 'static>(app: App<S>) -> Result<Server, StartError> {
-    let running = app.start(HttpConfig::default()).await?;
+    start_with(app, HttpConfig::default()).await
+}
+
+/// The same with a configuration, of which [`HttpConfig::default`] has free ports.
+///
+/// # Errors
+/// As [`App::start`].
+pub async fn start_with<S: Clone + Send + Sync + 'static>(app: App<S>, config: HttpConfig) -> Result<Server, StartError> {
+    let running = app.start(config).await?;
     running.ready().await;
     Ok(Server { running })
 }
@@ -89,6 +104,15 @@ impl Server {
             .expect("a request has headers that are some");
         let answer = self.running.door().answer(request).await;
         axum::body::to_bytes(answer.into_body().into_body(), usize::MAX).await.unwrap_or_default()
+    }
+
+    /// One request to any public door, through no socket and through all that is done around an answer. The body of the answer
+    /// comes as it is made, and may have no end.
+    pub async fn handle(&self, request: Request<Full<Bytes>>) -> Response<Body> {
+        let answering = Watch::new(std::net::Ipv4Addr::LOCALHOST.into(), false).answering();
+        // In a box, or the type of a test's own future grows beyond what the compiler follows.
+        let answered = Box::pin(self.running.edge().respond(request, answering)).await;
+        answered.map(|body: Held| Body::new(body))
     }
 
     /// A GET.

@@ -96,6 +96,10 @@ const KINDS: [&str; 6] = ["null", "boolean", "number", "string", "array", "objec
 
 /// In which ways what `narrow` allows goes beyond what `wide` allows.
 pub(super) fn gaps(narrow: &Value, wide: &Value) -> Vec<Gap> {
+    // Whatever in it cannot be compared, it is the same; what is no schema says nothing that could be.
+    if narrow == wide && (narrow.is_object() || narrow.is_boolean()) {
+        return Vec::new();
+    }
     let mut comparison = Comparison { narrow, wide, steps: 0, met: HashSet::new(), gaps: Vec::new() };
     comparison.compare("", narrow, wide, 0);
     let mut told = Vec::new();
@@ -417,8 +421,12 @@ fn alternatives(root: &Value, schema: &Value, steps: &mut usize, depth: usize) -
     let (reference, all, any, one) = (own.remove("$ref"), own.remove("allOf"), own.remove("anyOf"), own.remove("oneOf"));
     let mut plain = vec![own];
     let mut also = |choices: Vec<Plain>| {
-        plain = plain.iter().flat_map(|plain| choices.iter().map(|choice| merge(plain, choice))).collect();
-        plain.len() <= MOST_ALTERNATIVES
+        // Asked before they are made: a thousand of each are a million.
+        let are_few = plain.len().saturating_mul(choices.len()) <= MOST_ALTERNATIVES;
+        if are_few {
+            plain = plain.iter().flat_map(|plain| choices.iter().map(|choice| merge(plain, choice))).collect();
+        }
+        are_few
     };
     if let Some(reference) = reference {
         let pointer = reference.as_str()?.strip_prefix('#')?;
@@ -556,6 +564,12 @@ mod tests {
             ),
             (json!({ "type": "object" }), json!({ "type": "object", "additionalProperties": true })),
             (named.clone(), named.clone()),
+            // What cannot be compared is what it is.
+            (json!({ "$ref": "https://example.com/schema" }), json!({ "$ref": "https://example.com/schema" })),
+            (
+                json!({ "$ref": "#/$defs/Nowhere", "minimum": "no number" }),
+                json!({ "$ref": "#/$defs/Nowhere", "minimum": "no number" }),
+            ),
         ] {
             assert_eq!(told(narrow.clone(), wide.clone()), Vec::<String>::new(), "{narrow} in {wide}");
         }
@@ -613,6 +627,12 @@ mod tests {
         assert_eq!(told(tree("string"), tree("integer")), [r#"value: Kind("string")"#]);
         let vicious = json!({ "$defs": { "A": { "$ref": "#/$defs/A" } }, "$ref": "#/$defs/A" });
         assert_eq!(told(vicious, json!({ "type": "string" })), [r#".: Unclear("$ref")"#]);
+        // A thousand alternatives of each of three: told before they are multiplied.
+        let thousand: Vec<_> = (0..1000).map(|n| json!({ "minimum": n })).collect();
+        let wide = json!({ "allOf": [{ "anyOf": thousand }, { "anyOf": thousand }, { "anyOf": thousand }] });
+        let begun = std::time::Instant::now();
+        assert_eq!(told(json!({ "type": "integer" }), wide), [r#".: Unclear("$ref")"#]);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
         // Doubles at each level: told as unclear before it takes long.
         let mut wide = json!({ "type": "string" });
         for _ in 0..40 {

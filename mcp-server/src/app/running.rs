@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::{
     conversations::calls::Calls,
     drainage::Drainage,
+    http::edge::Edge,
     mcp::door::Door,
     telemetry::{Telemetry, metrics::Metrics},
 };
@@ -24,6 +25,7 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 /// An application that is running.
 pub struct Running {
     pub(super) door: Arc<Door>,
+    pub(super) edge: Arc<Edge>,
     pub(super) address: SocketAddr,
     pub(super) operations: SocketAddr,
     pub(super) lifecycle: Lifecycle,
@@ -59,6 +61,10 @@ impl Running {
 
     pub(crate) fn door(&self) -> &Door {
         &self.door
+    }
+
+    pub(crate) fn edge(&self) -> &Edge {
+        &self.edge
     }
 
     /// Waits until `/ready` says 200, or the process leaves before that.

@@ -7,6 +7,8 @@
 //! expansion pairs overrides with their series by SEQUENCE instead of UID, and drops what falls into a clock change.
 
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod invariants;
 mod series;
 mod zone;
 

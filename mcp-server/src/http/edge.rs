@@ -66,7 +66,11 @@ impl Edge {
         }
     }
 
-    async fn route(&self, mut request: Request<Incoming>, is_mcp: bool, watch: &Watch) -> Response<Payload> {
+    async fn route<B>(&self, mut request: Request<B>, is_mcp: bool, watch: &Watch) -> Response<Payload>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         if is_mcp && self.limits.asks_for_addresses() {
             request.extensions_mut().insert(Peer(watch.peer()));
         }
@@ -80,12 +84,13 @@ impl Edge {
             Err(never) => match never {},
         }
     }
-}
 
-impl Answer for Edge {
-    type Body = Held;
-
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
+    /// Answers one request, wherever its body comes from.
+    pub(crate) async fn respond<B>(&self, request: Request<B>, answering: Answering) -> Response<Held>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let one = request.version() < Version::HTTP_2;
         let is_get = request.method() == Method::GET;
         let (is_mcp, is_extra) = (request.uri().path() == MCP, answering.watch().is_extra());
@@ -126,6 +131,14 @@ impl Answer for Edge {
             None => Held::new(payload, (None, answering, turn)),
         };
         Response::from_parts(head, body)
+    }
+}
+
+impl Answer for Edge {
+    type Body = Held;
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, answering: Answering) -> Response<Held> {
+        self.respond(request, answering).await
     }
 }
 

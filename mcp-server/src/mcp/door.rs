@@ -303,7 +303,7 @@ impl Door {
             return None;
         }
         let resource = self.authenticator.resource()?;
-        let called: Called<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+        let called: Called<'_> = envelope::object(envelope.params?)?;
         let route = self.server.routes.get(&*called.name)?;
         let words = route.beyond(principal)?;
         let challenge = resource.wider(principal, &route.scopes, &words);
@@ -333,7 +333,7 @@ impl Door {
             return None;
         }
         let id = envelope.id?.get();
-        let params: lean::Params<'_> = serde_json::from_str(envelope.params?.get()).ok()?;
+        let params: lean::Params<'_> = envelope::object(envelope.params?)?;
         // A tool that this build does not have may be one of the build that the conversation stays on.
         let pinning = self.server.routes.get(params.name.as_deref()?).map_or(crate::tool::Pinning::Auto, |route| route.pinning);
         let stateless = is_stateless(&parts.headers);
@@ -398,13 +398,12 @@ impl Door {
         } else if id.is_none() && envelope.method.is_some() {
             return accepted();
         }
-        if let Some(method) = envelope.method.as_deref()
-            && is_misread(method, body, stateless)
-        {
-            return json(
-                StatusCode::BAD_REQUEST,
-                error(id, envelope::INVALID_PARAMS, &format!("the parameters of `{method}` are not valid")),
-            );
+        if is_misread(envelope, body, stateless) {
+            let (code, words) = match envelope.method.as_deref() {
+                Some(method) => (envelope::INVALID_PARAMS, format!("the parameters of `{method}` are not valid")),
+                None => (envelope::INVALID_REQUEST, "the message is neither a request nor an answer".to_owned()),
+            };
+            return json(StatusCode::BAD_REQUEST, error(id, code, &words));
         }
         // A response to a question that another process asked: the balancer does not know who did.
         if in_session
@@ -421,6 +420,11 @@ impl Door {
             };
         }
         let wants_stream = names(&parts.headers, "text/event-stream");
+        // Out of a stream without an end no answer would ever be taken.
+        if envelope.method.as_deref() == Some(LISTEN) && !wants_stream {
+            let words = format!("`{LISTEN}` is answered by a stream: send Accept: text/event-stream");
+            return json(StatusCode::NOT_ACCEPTABLE, error(id, envelope::INVALID_REQUEST, &words));
+        }
         parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // rmcp hands it on to the handlers with the rest of the head.
@@ -573,8 +577,9 @@ pub(crate) fn unavailable(id: &str) -> Answer {
 }
 
 /// Whether rmcp would not recognize the message for what it is. It takes a known method with parameters that do not fit for
-/// an unknown method, and answers JSON that it cannot read at all with a media type error.
-fn is_misread(method: &str, body: &[u8], stateless: bool) -> bool {
+/// an unknown method, parameters in a list for the ones with these names, and answers JSON that it cannot read at all with a
+/// media type error.
+fn is_misread(envelope: &Envelope<'_>, body: &[u8], stateless: bool) -> bool {
     const KNOWN: [&str; 9] = [
         "server/discover",
         "tools/list",
@@ -588,7 +593,11 @@ fn is_misread(method: &str, body: &[u8], stateless: bool) -> bool {
     ];
     /// 2026-07-28 has them no more, whatever their parameters.
     const REMOVED: [&str; 4] = ["initialize", "resources/subscribe", "resources/unsubscribe", "logging/setLevel"];
+    let method = envelope.method.as_deref().unwrap_or_default();
     let is_known = KNOWN.contains(&method) || (!stateless && REMOVED.contains(&method));
+    if envelope.params.is_some_and(|params| !envelope::is_object(params)) {
+        return true;
+    }
     match serde_json::from_slice::<ClientJsonRpcMessage>(body) {
         Ok(ClientJsonRpcMessage::Request(request)) => is_known && matches!(request.request, ClientRequest::CustomRequest(_)),
         Ok(_) => false,
@@ -657,7 +666,7 @@ mod tests {
     use bg_runtime::{Color, Release};
 
     use super::*;
-    use crate::{App, Tool, testing};
+    use crate::{App, Tool, resource::Changes, testing};
 
     #[test]
     fn the_answer_is_found_among_notifications() {
@@ -688,6 +697,49 @@ mod tests {
             assert_eq!(answer["result"]["content"][0]["text"], words, "{answer}");
             assert_eq!(answer["result"]["isError"], scopes == "read");
         }
+    }
+
+    /// serde would take the values of a list for the members of an object, and a tool would run by where its name stands.
+    #[tokio::test]
+    async fn a_list_of_values_is_no_object_wherever_one_is_wanted() {
+        let greet = Tool::new("greet", async || "hello".to_owned()).describe("Greets.").read_only();
+        let app = App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ()).tool(greet);
+        let running = testing::start(app).await.unwrap();
+        let call = |method: &str, params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        for (body, code) in [
+            (call("tools/call", r#"["greet",{}]"#), -32602),
+            (call("tools/call", r#"{"name":"greet","arguments":[]}"#), -32602),
+            (call("tools/call", r#"{"name":"greet","_meta":["2026-07-28",{}]}"#), -32602),
+            (call("prompts/get", r#"["letter"]"#), -32602),
+            (call("initialize", r#"[null,"2025-11-25",{},{"name":"a","version":"1"}]"#), -32602),
+            (call("no/such/method", "[1]"), -32602),
+            (r#"[["2.0",1,"ping"]]"#.to_owned(), -32600),
+            // Neither do rmcp's words for a media type come of it.
+            (r#"{"jsonrpc":"2.0","id":1,"result":{"a":1e999}}"#.to_owned(), -32600),
+        ] {
+            let answer = running.post(&body).await.body;
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+            let answer = answer.get(0).unwrap_or(&answer);
+            assert_eq!(answer["error"]["code"], code, "{body}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_listens_and_takes_no_stream_is_told_so_and_does_not_wait() {
+        let app = App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ()).subscriptions(Changes::new());
+        let running = testing::start(app).await.unwrap();
+        let meta = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+        let params = format!(r#"{{"notifications":{{"resourceSubscriptions":["test://a"]}},"_meta":{meta}}}"#);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{LISTEN}","params":{params}}}"#);
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\ncontent-type: application/json\r\naccept: application/json\r\ncontent-length: {}\r\n\
+             mcp-protocol-version: 2026-07-28\r\nmcp-method: {LISTEN}",
+            body.len()
+        );
+        let asked = testing::exchange(running.running().address(), &head, &body);
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(10), asked).await.expect("it is answered");
+        assert_eq!(answer.status, 406, "{}", answer.body);
+        assert!(answer.body.contains("Accept: text/event-stream") && answer.body.contains(r#""id":1"#), "{}", answer.body);
     }
 
     #[test]

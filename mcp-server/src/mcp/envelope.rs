@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 /// JSON-RPC 2.0: the text is not JSON.
@@ -48,14 +48,21 @@ pub(crate) struct Malformed {
 impl<'a> Envelope<'a> {
     /// Reads one message.
     pub(crate) fn read(body: &'a [u8]) -> Result<Self, Malformed> {
-        let envelope: Self = serde_json::from_slice(body).map_err(|error| {
-            if error.is_data() {
+        // Members that nobody looks at have to be text, too.
+        let text = std::str::from_utf8(body).map_err(|error| no_json(&error))?;
+        let envelope: Self = serde_json::from_str(text).map_err(|error| match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) if error.is_data() => {
                 Malformed { code: INVALID_REQUEST, message: format!("not a JSON-RPC message: {}", without_position(&error)) }
-            } else {
-                Malformed { code: PARSE_ERROR, message: format!("not JSON: {error}") }
             }
+            Ok(_) => no_json(&error),
+            // What is no message from its beginning on may be no JSON further on.
+            Err(error) => no_json(&error),
         })?;
         let invalid = |message: &str| Err(Malformed { code: INVALID_REQUEST, message: message.to_owned() });
+        // serde takes a list of values for the members in their order.
+        if text.trim_ascii_start().starts_with('[') {
+            return invalid("not a JSON-RPC message: invalid type: sequence, expected an object");
+        }
         if envelope.jsonrpc != "2.0" {
             return invalid("`jsonrpc` must be \"2.0\"");
         }
@@ -66,9 +73,28 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// A string, or an integer as JavaScript and rmcp can both hold it.
+/// A part of a message that is an object, read. serde would take a list of values for the members in their order.
+pub(crate) fn object<'a, T: Deserialize<'a>>(part: &'a RawValue) -> Option<T> {
+    if !is_object(part) {
+        return None;
+    }
+    serde_json::from_str(part.get()).ok()
+}
+
+/// Whether a part of a message is an object.
+pub(crate) fn is_object(part: &RawValue) -> bool {
+    part.get().starts_with('{')
+}
+
+fn no_json(error: &dyn std::fmt::Display) -> Malformed {
+    Malformed { code: PARSE_ERROR, message: format!("not JSON: {error}") }
+}
+
+/// A string, or an integer as JavaScript and rmcp can both hold it. An escape may be half a character, which the answer would
+/// repeat, and which not everybody reads.
 fn is_id(id: &str) -> bool {
-    id.starts_with('"') || id.parse::<i64>().is_ok()
+    let is_text = || !id.contains('\\') || serde_json::from_str::<String>(id).is_ok();
+    if id.starts_with('"') { is_text() } else { id.parse::<i64>().is_ok() }
 }
 
 fn without_position(error: &serde_json::Error) -> String {
@@ -125,8 +151,33 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
             (r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
             (r#"{"jsonrpc":"2.0","id":[1],"method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
+            (r#"{"jsonrpc":"2.0","id":"\ud800","method":"ping"}"#, "`id` must be a string or an integer (MCP allows no null)"),
+            (r#" ["2.0",1,"ping"]"#, "not a JSON-RPC message: invalid type: sequence, expected an object"),
         ] {
             assert_eq!(refusal(body.as_bytes()), (INVALID_REQUEST, words.to_owned()));
+        }
+    }
+
+    /// However it begins, and wherever in it that is.
+    #[test]
+    fn what_is_no_json_further_on_is_a_parse_error_too() {
+        for body in [
+            &b"7 x"[..],
+            b"{}}",
+            b"{\"jsonrpc\":2.0,}",
+            b"[\"2.0\",1,\"ping\"",
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"\x80\":1}}",
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"more\":\"\xff\"}",
+        ] {
+            assert_eq!(refusal(body).0, PARSE_ERROR, "{:?}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn an_id_is_any_text_and_comes_back_as_it_was_written() {
+        for id in [r#""\ud83d\ude00""#, r#""\\""#, r#""""#, "-0", "9223372036854775807"] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+            assert_eq!(Envelope::read(body.as_bytes()).unwrap().id.unwrap().get(), id);
         }
     }
 

@@ -102,10 +102,10 @@ pub(crate) async fn answer(server: &Server, headers: &HeaderMap, principal: &Pri
     if !matches!(method, "tools/call" | "tools/list" | "ping" | "server/discover") {
         return Lean::Elsewhere;
     }
-    let params = match envelope.params.map(|params| serde_json::from_str::<Params<'_>>(params.get())) {
+    let params = match envelope.params.map(envelope::object::<Params<'_>>) {
         None => Params::default(),
-        Some(Ok(params)) => params,
-        Some(Err(_)) => return Lean::Elsewhere,
+        Some(Some(params)) => params,
+        Some(None) => return Lean::Elsewhere,
     };
     let Some(era) = era(headers, method, &params) else { return Lean::Elsewhere };
     if era == Era::Handshake
@@ -137,7 +137,7 @@ pub(crate) async fn answer(server: &Server, headers: &HeaderMap, principal: &Pri
 fn era(headers: &HeaderMap, method: &str, params: &Params<'_>) -> Option<Era> {
     let header = headers.get(PROTOCOL_VERSION).map(http::HeaderValue::as_bytes);
     let meta = match params.meta {
-        Some(meta) => serde_json::from_str::<Meta<'_>>(meta.get()).ok()?,
+        Some(meta) => envelope::object::<Meta<'_>>(meta)?,
         None => Meta::default(),
     };
     let Some(version) = meta.version else {
@@ -202,7 +202,7 @@ async fn initialize(server: &Server, headers: &HeaderMap, principal: &Principal,
         return Lean::Answer { status: StatusCode::BAD_REQUEST, body: body.into(), session: None };
     }
     // Read by rmcp's own type, because rmcp will read it again when it restores the session.
-    let Ok(mut parameters) = serde_json::from_str::<InitializeRequestParams>(params.get()) else { return Lean::Elsewhere };
+    let Some(mut parameters) = envelope::object::<InitializeRequestParams>(params) else { return Lean::Elsewhere };
     let asked = parameters.protocol_version.as_str();
     if headers.get(PROTOCOL_VERSION).is_some_and(|header| header != asked) {
         return Lean::Elsewhere;

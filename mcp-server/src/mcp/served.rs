@@ -237,7 +237,7 @@ impl Served {
         match request.method.as_deref() {
             Some("tools/call") => {
                 let Some(params) = request.params else { return false };
-                let Ok(named) = serde_json::from_str::<Named<'_>>(params.get()) else { return false };
+                let Some(named) = envelope::object::<Named<'_>>(params) else { return false };
                 let has_key = named.meta.is_some_and(|meta| meta.contains_key(answers::KEY));
                 let route = self.server.routes.get(&*named.name);
                 route.is_some_and(|route| route.is_repeatable || (route.acts_once && has_key))

@@ -263,6 +263,25 @@ fn long_lines_and_deep_nests_are_bounded() {
     assert!(matches!(read(of("UID:a").as_bytes(), &hurried), Err(CalendarError::TooSlow { .. })));
 }
 
+/// As the files here and those that fuzzing begins with are, and cut off or garbled in many places.
+#[test]
+fn whatever_is_read_can_be_imported() {
+    let mut read = 0;
+    for folder in ["tests/calendars", "../fuzz/seeds/calendar"] {
+        for entry in std::fs::read_dir(format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+            let whole = std::fs::read(entry.unwrap().path()).unwrap();
+            read += invariants::hold(&whole).0;
+            for at in (0..whole.len()).step_by(61) {
+                invariants::hold(&whole[..at]);
+                let mut garbled = whole.clone();
+                garbled[at] ^= 0x15;
+                invariants::hold(&garbled);
+            }
+        }
+    }
+    assert!(read > 100, "{read}");
+}
+
 fn reading() -> Reading {
     Reading::new(TimeZone::get("Europe/Berlin").unwrap(), "2030-01-01T00:00:00Z".parse().unwrap())
 }
