@@ -477,14 +477,14 @@ mod tests {
         sessions.close(&first).await;
         sessions.close(&first).await;
         assert_eq!(sessions.count_of(&ada), 1);
+        sessions.touch(&second, &ada).await;
         for _ in 0..32 {
             sessions.open(INITIALIZE, &eve).await;
         }
-        assert_eq!(sessions.count_of(&ada), 0, "it had to make room");
-        assert_eq!(sessions.count_of(&eve), sessions.count());
-        sessions.touch(&second, &ada).await;
+        assert_eq!(sessions.count_of(&ada), 1, "what is used makes no room");
+        assert_eq!(sessions.count_of(&eve), sessions.count() - 1, "what made room is not counted");
         sessions.reap();
-        assert_eq!((sessions.count_of(&eve), sessions.lock().of.len()), (0, 0));
+        assert_eq!((sessions.count_of(&ada), sessions.count_of(&eve), sessions.lock().of.len()), (1, 0, 1));
     }
 
     #[tokio::test]

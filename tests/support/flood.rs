@@ -247,6 +247,7 @@ impl Flow {
 
 impl Prober {
     /// Begins.
+    #[expect(clippy::disallowed_methods, reason = "it asks by the clock, in a thread that has nothing else to do")]
     pub fn start(address: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
