@@ -54,7 +54,7 @@ async fn too_many_messages_of_one_are_refused_and_anothers_are_not() {
     assert_eq!(refused(&send(&server, PING, &of("quixote")).await, 429, "CALLS_PER_SECOND"), 1);
     assert_eq!(send(&server, PING, &of("bob")).await.status, 200);
     // A batch is as many messages as it holds.
-    let batch = format!("[{}]", vec![PING; 6].join(","));
+    let batch = format!("[{}]", [PING; 6].join(","));
     assert!(refused(&send(&server, &batch, &of("eve")).await, 429, "CALLS_BURST") >= 1);
     let metrics = get(server.operations(), "/metrics").await.body;
     assert!(metrics.contains(r#"reason="rate_of_principal""#) && !metrics.contains("quixote"), "{metrics}");

@@ -14,7 +14,7 @@ use mcp_server::appointments::MIGRATIONS;
 const LONG: Duration = Duration::from_secs(60);
 
 /// Each table with owners, and a row of Ada's, of Bob's and of nobody's.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 4] = [
     (
         "appointments",
         "INSERT INTO appointments (id, lane, user_id, title, starts_at, ends_at) \
@@ -22,11 +22,6 @@ const TABLES: [(&str, &str); 5] = [
          FROM unnest('{ada,bob,anybody}'::text[]) AS owner) AS new",
     ),
     ("chat_sessions", "INSERT INTO chat_sessions (session_id, principal) VALUES ('a', 'ada'), ('b', 'bob'), ('n', '')"),
-    (
-        "widget_metadata",
-        "INSERT INTO widget_metadata (session_id, widget_type, widget_state, row_version) \
-         SELECT session_id, 'w', '1', 1 FROM unnest('{a,b,n}'::text[]) AS session_id",
-    ),
     (
         "mcp_sessions",
         "INSERT INTO mcp_sessions (session_id, principal, initialize, color, build) \

@@ -5,19 +5,12 @@
 -- tables is who connects. A sub-select is evaluated once for a statement and not for each row.
 
 -- step: conversations
+-- widget_metadata has no owner and no policy: its rows are written in one statement with their conversation, which a policy that
+-- looks for that would not see yet.
 ALTER TABLE chat_sessions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chat_sessions FORCE ROW LEVEL SECURITY;
 CREATE POLICY own ON chat_sessions USING (
     coalesce((SELECT current_setting('mcp.principal', true)), '') IN ('', principal)
-);
-
--- step: widgets
-ALTER TABLE widget_metadata ENABLE ROW LEVEL SECURITY;
-ALTER TABLE widget_metadata FORCE ROW LEVEL SECURITY;
--- What can be seen of chat_sessions is the principal's.
-CREATE POLICY own ON widget_metadata USING (
-    coalesce((SELECT current_setting('mcp.principal', true)), '') = ''
-    OR EXISTS (SELECT FROM chat_sessions AS c WHERE c.session_id = widget_metadata.session_id)
 );
 
 -- step: sessions
