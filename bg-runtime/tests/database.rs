@@ -562,6 +562,14 @@ async fn in_the_name_of_a_principal_a_statement_reaches_what_is_theirs() {
         assert_eq!(ada.query(ALL, &[]).await.unwrap()[0].get::<_, i64>(0), 2);
         drop(ada);
 
+        // A name that PostgreSQL does not take begins nothing, and leaves nothing behind on the connection.
+        let mut nobody = database.get_as(Some("a\0b")).await.unwrap();
+        assert!(nobody.transaction().await.is_err());
+        drop(nobody);
+        assert_eq!(count_as(&database, None).await, 3);
+        assert!(database.get_as(Some("a\0b")).await.unwrap().query(ALL, &[]).await.is_err());
+        assert_eq!(count_as(&database, None).await, 3);
+
         // A migration that comes under a prepared statement.
         const WHOLE: &str = "SELECT * FROM notes ORDER BY id";
         let ada = database.get_as(Some("ada")).await.unwrap();

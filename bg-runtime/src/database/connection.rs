@@ -173,11 +173,15 @@ impl Connection {
     ///
     /// See [`DatabaseError`].
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, DatabaseError> {
-        match &self.principal {
-            None => self.batch_execute("BEGIN").await?,
-            Some(principal) => self.answer(self.shared.patience, self.begin_as(principal)).await?,
+        // Made first, so that one that has begun and is told no principal is rolled back like any other.
+        let transaction =
+            Transaction { connection: self, failed: AtomicBool::new(false), marked: AtomicBool::new(false), ended: false };
+        let connection = &*transaction.connection;
+        match &connection.principal {
+            None => connection.batch_execute("BEGIN").await?,
+            Some(principal) => connection.answer(connection.shared.patience, connection.begin_as(principal)).await?,
         }
-        Ok(Transaction { connection: self, failed: AtomicBool::new(false), marked: AtomicBool::new(false), ended: false })
+        Ok(transaction)
     }
 
     async fn batch_execute_within(&self, sql: &str, patience: Duration) -> Result<(), DatabaseError> {
