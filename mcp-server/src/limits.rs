@@ -6,6 +6,7 @@
 pub(crate) mod address;
 mod principals;
 mod rates;
+pub(crate) mod tally;
 
 use std::{
     net::IpAddr,

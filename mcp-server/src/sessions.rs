@@ -25,7 +25,7 @@ use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
 pub(crate) use self::kept::{ENDED, Kept};
-use crate::extract::Principal;
+use crate::{extract::Principal, limits::tally::Tally};
 
 /// The tables of sessions and their streams.
 pub const MIGRATION: Migration = Migration::new("0004_sessions", include_str!("../migrations/0004_sessions/expand.sql"));
@@ -67,7 +67,7 @@ pub struct Sessions {
 struct Open {
     sessions: HashMap<Uuid, Session>,
     /// How many each principal has, where they prove to be one.
-    of: HashMap<Arc<str>, usize>,
+    of: Tally<Arc<str>>,
     parameters: HashSet<Arc<str>>,
     /// How many bytes the parameters have together.
     bytes: usize,
@@ -275,7 +275,7 @@ impl Sessions {
     /// How many of them are this principal's.
     pub(crate) fn count_of(&self, principal: &Principal) -> usize {
         let Some(who) = principal.proved() else { return 0 };
-        self.lock().of.get(who).copied().unwrap_or_default()
+        self.lock().of.of(who)
     }
 
     /// How long a session lives that nobody uses.
@@ -318,7 +318,7 @@ impl Sessions {
             open.make_room((open.sessions.len() / 8).max(1));
         }
         if let Some(who) = session.principal.proved() {
-            *open.of.entry(who.clone()).or_default() += 1;
+            open.of.add(who.clone());
         }
         open.sessions.insert(id, session);
     }
@@ -329,7 +329,7 @@ impl Sessions {
             let mut open = self.lock();
             let forgotten = open.sessions.remove(&id);
             if let Some(who) = forgotten.as_ref().and_then(|session| session.principal.proved()) {
-                open.left(who);
+                open.of.remove(who);
             }
             forgotten.is_some()
         };
@@ -394,20 +394,8 @@ impl Open {
         self.tidy();
     }
 
-    /// A principal has one less.
-    fn left(&mut self, who: &Arc<str>) {
-        let Some(count) = self.of.get_mut(who) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.of.remove(who);
-        }
-    }
-
     fn tidy(&mut self) {
-        self.of.clear();
-        for who in self.sessions.values().filter_map(|session| session.principal.proved()) {
-            *self.of.entry(who.clone()).or_default() += 1;
-        }
+        self.of = self.sessions.values().filter_map(|session| session.principal.proved().cloned()).collect();
         self.parameters.retain(|parameters| Arc::strong_count(parameters) > 1);
         self.bytes = self.parameters.iter().map(|parameters| parameters.len()).sum();
         if self.sessions.capacity() > 4 * self.sessions.len().max(1024) {

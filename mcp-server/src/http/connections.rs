@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::connection::Watch;
-use crate::limits::{Limit, Limits, address::place};
+use crate::limits::{Limit, Limits, address::place, tally::Tally};
 
 /// All connections of a listener.
 pub(crate) struct Connections {
@@ -23,7 +23,7 @@ pub(crate) struct Connections {
 struct Open {
     next: u64,
     all: HashMap<u64, Arc<Watch>>,
-    of_place: HashMap<IpAddr, usize>,
+    of_place: Tally<IpAddr>,
     /// Those that were given up and are still there.
     going: usize,
 }
@@ -51,8 +51,7 @@ impl Connections {
     /// Lets a connection in, unless there is no room at all.
     pub(crate) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Entered> {
         let mut open = self.lock();
-        let of_place = open.of_place.get(&place(peer)).copied().unwrap_or_default();
-        if self.limits.has_too_many_connections(peer, of_place) {
+        if self.limits.has_too_many_connections(peer, open.of_place.of(&place(peer))) {
             drop(open);
             self.limits.note(Limit::ConnectionsOfAddress);
             return None;
@@ -72,7 +71,7 @@ impl Connections {
         let number = open.next;
         open.next += 1;
         open.all.insert(number, watch.clone());
-        *open.of_place.entry(place(peer)).or_default() += 1;
+        open.of_place.add(place(peer));
         Some(Entered { connections: self.clone(), number, watch })
     }
 
@@ -111,13 +110,7 @@ impl Drop for Entered {
         if self.watch.is_given_up() {
             open.going -= 1;
         }
-        let place = place(self.watch.peer());
-        if let Some(count) = open.of_place.get_mut(&place) {
-            *count -= 1;
-            if *count == 0 {
-                open.of_place.remove(&place);
-            }
-        }
+        open.of_place.remove(&place(self.watch.peer()));
     }
 }
 
@@ -165,7 +158,7 @@ mod tests {
         assert_eq!(extra.len(), EXTRA);
         assert!(extra.iter().all(|(entered, _)| entered.watch().is_extra()));
         drop((extra, all));
-        assert!(connections.lock().all.is_empty() && connections.lock().of_place.is_empty());
+        assert!(connections.lock().all.is_empty() && connections.lock().of_place.len() == 0);
     }
 
     #[test]
