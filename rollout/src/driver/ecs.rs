@@ -268,21 +268,14 @@ impl EcsDriver {
     /// Tells a pipeline how its job ended, unless it knows already.
     pub(crate) async fn end_job(&self, id: &str, ended: Result<(), &str>) -> Result<(), DriverError> {
         match ended {
-            Ok(()) => match self.pipelines.put_job_success_result().job_id(id).send().await {
-                Err(failure) if is_over(&failure) => {}
-                told => drop(told?),
-            },
+            Ok(()) => told(self.pipelines.put_job_success_result().job_id(id).send().await),
             Err(words) => {
                 let words: String = words.chars().take(MOST_WORDS).collect();
                 let failed = FailureDetails::builder().r#type(FailureType::JobFailed).message(words).build();
                 let failed = failed.map_err(|source| DriverError::Away(": a failure is not one", Box::new(source)))?;
-                match self.pipelines.put_job_failure_result().job_id(id).failure_details(failed).send().await {
-                    Err(failure) if is_over(&failure) => {}
-                    told => drop(told?),
-                }
+                told(self.pipelines.put_job_failure_result().job_id(id).failure_details(failed).send().await)
             }
         }
-        Ok(())
     }
 }
 
@@ -384,9 +377,17 @@ fn counted(targets: &[Target]) -> (usize, usize) {
     (targets.iter().filter(|target| target.is_healthy()).count(), staying.count())
 }
 
-/// Whether it was refused because the job has ended.
-fn is_over<E: ProvideErrorMetadata>(failure: &SdkError<E, HttpResponse>) -> bool {
-    failure.as_service_error().and_then(|refused| refused.code()) == Some("InvalidJobStateException")
+/// What came of telling a pipeline how its job ended. That it has ended is known there already.
+fn told<T, E: ProvideErrorMetadata>(told: Result<T, SdkError<E, HttpResponse>>) -> Result<(), DriverError>
+where
+    DriverError: From<SdkError<E, HttpResponse>>,
+{
+    match told {
+        Err(failure) if failure.as_service_error().and_then(|refused| refused.code()) == Some("InvalidJobStateException") => {
+            Ok(())
+        }
+        told => Ok(told.map(drop)?),
+    }
 }
 
 /// The way to AWS: over the TLS that everything here speaks, and patient with an account that asks too often.

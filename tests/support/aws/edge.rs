@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -23,7 +22,7 @@ use super::{
     moto::Api,
     targets::{Groups, Target, Targets},
     task::{PORTS, Task, seconds},
-    wire::{Call, escape},
+    wire::{Call, escape, serve},
 };
 
 /// An edge that is open. Dropping it closes it.
@@ -100,7 +99,7 @@ impl Edge {
         let address = socket.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared { api, agent, targets, changes, kept: Mutex::default() });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(socket, shared.clone()));
+        accepting.spawn(serve(socket, shared.clone(), |shared, request| async move { shared.answer(request).await }));
         Self { address, shared, _accepting: accepting }
     }
 
@@ -143,21 +142,6 @@ impl Edge {
     pub fn heard(&self, operation: &str) -> Vec<Call> {
         let kept = self.shared.kept();
         kept.heard.iter().filter(|call| operation == "*" || call.operation == operation).cloned().collect()
-    }
-}
-
-async fn accept(socket: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = socket.accept().await {
-        let shared = shared.clone();
-        let service = hyper::service::service_fn(move |request| {
-            let shared = shared.clone();
-            async move { shared.answer(request).await }
-        });
-        connections.spawn(async move {
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
-        while connections.try_join_next().is_some() {}
     }
 }
 

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
     net::TcpListener,
@@ -22,6 +21,8 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
+
+use super::wire::serve;
 
 /// A function that runs. It ends with the value.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Function {
         let (events, received) = mpsc::unbounded_channel();
         let runtime = Arc::new(Runtime { events: tokio::sync::Mutex::new(received), current: Mutex::default() });
         let mut serving = JoinSet::new();
-        serving.spawn(accept(socket, runtime));
+        serving.spawn(serve(socket, runtime, |runtime, request| async move { runtime.answer(request).await }));
         command.env("AWS_LAMBDA_RUNTIME_API", address.to_string()).env("AWS_LAMBDA_FUNCTION_NAME", "mcp-server-traffic-shifter");
         command.env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST").env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
@@ -122,20 +123,6 @@ impl Invocation {
     pub async fn end(self) -> Answer {
         let answered = tokio::time::timeout(PATIENCE, self.answer).await;
         answered.expect("the function does not answer").expect("the function ended without an answer")
-    }
-}
-
-async fn accept(socket: TcpListener, runtime: Arc<Runtime>) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = socket.accept().await {
-        let runtime = runtime.clone();
-        let service = hyper::service::service_fn(move |request| {
-            let runtime = runtime.clone();
-            async move { runtime.answer(request).await }
-        });
-        connections.spawn(async move {
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
     }
 }
 

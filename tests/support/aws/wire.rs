@@ -1,10 +1,15 @@
 //! How AWS's services are spoken to: which one a request means, its parameters in and out of both protocols, and the XML of
 //! the older one as JSON. Enough for a test double, and no more.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use http::{HeaderMap, header};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
+use tokio::{net::TcpListener, task::JoinSet};
 
 /// A request to one of AWS's services.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +24,26 @@ pub struct Call {
 
 /// The region of everything.
 pub const REGION: &str = "eu-central-1";
+
+/// Answers whatever comes in, for as long as it is not dropped. An error ends the connection.
+pub async fn serve<S, A>(
+    socket: TcpListener,
+    state: Arc<S>,
+    answer: impl Fn(Arc<S>, Request<Incoming>) -> A + Clone + Send + 'static,
+) where
+    S: Send + Sync + 'static,
+    A: Future<Output = Result<Response<Full<Bytes>>, &'static str>> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = socket.accept().await {
+        let (state, answer) = (state.clone(), answer.clone());
+        let service = hyper::service::service_fn(move |request| answer(state.clone(), request));
+        connections.spawn(async move {
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
 
 // === impl Call ===
 
