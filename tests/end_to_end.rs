@@ -22,6 +22,7 @@ mod outlive;
 mod overload;
 mod published;
 mod rollout;
+mod row_security;
 mod secrets;
 mod sessions;
 #[cfg(target_os = "linux")]

@@ -34,7 +34,7 @@ use self::tls::TlsMode;
 use crate::Secret;
 
 /// Where the database is and how patient we are with it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct DatabaseConfig {
     /// A PostgreSQL URL or key-value string. `None` runs a private server in [`data_dir`](Self::data_dir).
     pub url: Option<Secret>,
@@ -134,25 +134,6 @@ impl Default for DatabaseConfig {
             pooler: Pooler::Direct,
             application_name: "mcp-server".to_owned(),
         }
-    }
-}
-
-impl fmt::Debug for DatabaseConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatabaseConfig")
-            // Not even in part: a password with an unescaped `@` or `/` hides in any component.
-            .field("url", &self.url)
-            .field("direct_url", &self.direct_url)
-            .field("data_dir", &self.data_dir)
-            .field("binaries", &self.binaries)
-            .field("pool_size", &self.pool_size)
-            .field("wait", &self.wait)
-            .field("create", &self.create)
-            .field("recycle", &self.recycle)
-            .field("statement_timeout", &self.statement_timeout)
-            .field("pooler", &self.pooler)
-            .field("application_name", &self.application_name)
-            .finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     Reply,
-    extract::{Call, FromCall, Rejection},
+    extract::{self, Call, FromCall, Rejection},
     tool::Description,
 };
 
@@ -71,8 +71,6 @@ const REAP: &str = "DELETE FROM mcp_answers WHERE expires_at < now()";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Once {
     principal: String,
-    /// Whoever proved to call, in whose name it is done.
-    proven: Option<Box<str>>,
     tool: String,
     /// None makes every call another one.
     key: Option<String>,
@@ -114,7 +112,7 @@ impl Once {
     /// See [`DatabaseError`]; a wait is bounded by the statement's timeout. Nothing was done then.
     pub async fn begin<T: Serialize>(self, connection: &mut Connection) -> Result<Begun<'_, T>, DatabaseError> {
         let transaction = connection.transaction().await?;
-        if let Some(principal) = &self.proven {
+        if let Some(principal) = self.principal.strip_prefix(extract::PROVEN) {
             transaction.act_as(principal).await?;
         }
         if self.key.is_none() {
@@ -148,8 +146,7 @@ impl<S> FromCall<S> for Once {
             Some(_) => return Err(Rejection::new(format!("`_meta[\"{KEY}\"]` is not a text of 1 to {LONGEST_KEY} characters"))),
             None => (format!("arguments {}", call.digest()), SAME_ARGUMENTS),
         };
-        let proven = call.principal.subject().map(Into::into);
-        Ok(Self { principal: call.caller(), proven, tool: call.tool.to_owned(), key: Some(key), lasts })
+        Ok(Self { principal: call.caller(), tool: call.tool.to_owned(), key: Some(key), lasts })
     }
 
     fn describe(description: &mut Description) {

@@ -32,6 +32,9 @@ pub use bg_runtime::Release;
 /// ChatGPT's have a few dozen characters.
 const LONGEST_SUBJECT: usize = 200;
 
+/// Stands before the name of a [caller](Call::caller) who proved it. The policy of `mcp_answers` knows it, too.
+pub(crate) const PROVEN: char = '=';
+
 /// One `tools/call`, as extractors see it.
 #[derive(Debug)]
 pub struct Call<'a> {
@@ -157,7 +160,7 @@ impl Call<'_> {
             subject: Option<Cow<'a, str>>,
         }
         if let Some(name) = self.principal.subject() {
-            return format!("={name}");
+            return format!("{PROVEN}{name}");
         }
         let meta: Meta<'_> = self.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
         let subject = meta.subject.filter(|subject| subject.len() <= LONGEST_SUBJECT && !subject.contains('\0'));

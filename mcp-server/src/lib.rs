@@ -49,7 +49,6 @@ pub mod tool;
 
 mod contract;
 mod http;
-
 mod mcp;
 
 /// The tables of what the framework keeps: conversations, sessions, first answers. An application's own migrations stand beside them,

@@ -1,15 +1,14 @@
 //! Whose rows a statement reaches, in every table that has owners, as the migrations leave it. The user of the database is no
 //! superuser, as in production.
 
-#![expect(clippy::unwrap_used, reason = "what a test needs fails the test when it is missing")]
-
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use bg_runtime::{
     database::{Database, DatabaseConfig},
     storage::migration,
 };
 use mcp_server::appointments::MIGRATIONS;
+use tests::postgres::DataDir;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -34,65 +33,45 @@ const TABLES: [(&str, &str); 4] = [
     ),
 ];
 
-/// Has what the tests need of the private PostgreSQL, and ends with it.
-struct World {
-    superuser: Database,
-    database: Database,
-    directory: PathBuf,
+/// The database as the migrations leave it.
+async fn migrated(data: &DataDir) -> Database {
+    let config = DatabaseConfig { url: Some(data.owned().await.into()), pool_size: 1, ..DatabaseConfig::default() };
+    let database = Database::open(config).await.expect("an address is one");
+    migration::apply(&database, MIGRATIONS, LONG).await.expect("whoever owns a database may migrate it");
+    database
 }
 
-impl World {
-    async fn open(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("mcp-{name}-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let config = DatabaseConfig { data_dir: directory.clone(), path: std::env::var_os("PATH"), ..DatabaseConfig::default() };
-        let superuser = Database::open(config.clone()).await.unwrap();
-        for sql in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
-            superuser.get().await.unwrap().batch_execute(sql).await.unwrap();
-        }
-        let socket = directory.join("socket").to_str().unwrap().replace('/', "%2F");
-        let config = DatabaseConfig { url: Some(format!("postgres://app@{socket}/app").into()), pool_size: 1, ..config };
-        let database = Database::open(config).await.unwrap();
-        migration::apply(&database, MIGRATIONS, LONG).await.unwrap();
-        Self { superuser, database, directory }
-    }
-
-    /// How many rows a statement touches that does not ask whose they are.
-    async fn touches(&self, principal: Option<&str>, sql: String) -> u64 {
-        let mut connection = self.database.get_as(principal).await.unwrap();
-        let transaction = connection.transaction().await.unwrap();
-        let touched = transaction.execute(Box::leak(sql.into_boxed_str()), &[]).await.unwrap();
-        transaction.rollback().await.unwrap();
-        touched
-    }
-
-    async fn close(self) {
-        self.database.close().await.unwrap();
-        self.superuser.close().await.unwrap();
-        std::fs::remove_dir_all(&self.directory).unwrap();
-    }
+/// How many rows a statement touches that does not ask whose they are.
+async fn touches(database: &Database, principal: Option<&str>, sql: String) -> u64 {
+    let mut connection = database.get_as(principal).await.expect("PostgreSQL answers");
+    let transaction = connection.transaction().await.expect("a transaction begins");
+    let touched = transaction.execute(Box::leak(sql.into_boxed_str()), &[]).await.expect("a statement is one");
+    transaction.rollback().await.expect("a transaction can be undone");
+    touched
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_forgets_to_ask_whose_reaches_the_callers_alone() {
-    let world = World::open("rows").await;
+    let data = DataDir::new();
+    let database = migrated(&data).await;
     tokio::time::timeout(LONG, async {
         for (table, fill) in TABLES {
-            world.database.get().await.unwrap().batch_execute(fill).await.unwrap();
+            database.get().await.expect("PostgreSQL answers").batch_execute(fill).await.expect("rows can be added");
             for (principal, reaches) in [(None, 3), (Some("ada"), 1), (Some("bob"), 1), (Some("eve"), 0)] {
                 for statement in ["SELECT FROM", "DELETE FROM"] {
-                    let touched = world.touches(principal, format!("{statement} {table}")).await;
+                    let touched = touches(&database, principal, format!("{statement} {table}")).await;
                     assert_eq!(touched, reaches, "{principal:?}: {statement} {table}");
                 }
             }
             // Nobody writes a row that is somebody else's: not a new one, and not by giving one away.
-            let forged = world.database.get_as(Some("eve")).await.unwrap().execute(fill, &[]).await.unwrap_err();
+            let eve = database.get_as(Some("eve")).await.expect("PostgreSQL answers");
+            let forged = eve.execute(fill, &[]).await.expect_err("the policy refuses it");
             assert_eq!(forged.sql_state().map(|state| state.code()), Some("42501"), "{table}: {forged:?}");
         }
     })
     .await
     .expect("in time");
-    world.close().await;
+    database.close().await.expect("a database can be closed");
 }
 
 /// Somebody who adds a table with owners is told to add its policy.
@@ -102,8 +81,11 @@ async fn every_table_with_owners_has_a_policy() {
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname IN ('principal', 'user_id', 'owner') \
         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace \
         AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid))";
-    let world = World::open("policies").await;
-    let row = world.database.get().await.unwrap().query_opt(WITHOUT, &[]).await.unwrap().unwrap();
+    let data = DataDir::new();
+    let database = migrated(&data).await;
+    let connection = database.get().await.expect("PostgreSQL answers");
+    let row = connection.query_opt(WITHOUT, &[]).await.expect("the query is one").expect("it gives one row");
+    drop(connection);
     assert_eq!(row.get::<_, &str>(0), "", "these tables have owners and no policy");
-    world.close().await;
+    database.close().await.expect("a database can be closed");
 }
