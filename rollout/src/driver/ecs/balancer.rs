@@ -131,15 +131,19 @@ impl Balancer {
     pub(super) async fn look(&self) -> Result<Rule, DriverError> {
         let read = Instant::now();
         let rules = self.client.describe_rules().rule_arns(&self.rule).send();
-        let tags = self.client.describe_tags().resource_arns(&self.rule).send();
-        let (rules, tags) = tokio::join!(rules, tags);
+        let (rules, tags) = tokio::join!(rules, self.tags());
         let (rules, tags) = (rules?, tags?);
         let Some(rule) = rules.rules().first() else {
             return Err(DriverError::Refused(format!("there is no rule {}: see --rule", self.rule)));
         };
-        let tags = tags.tag_descriptions().iter().flat_map(|described| described.tags());
-        let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
-        Rule::read(read, rule.actions(), tags.collect())
+        Rule::read(read, rule.actions(), tags)
+    }
+
+    /// The tags of the rule as they are.
+    async fn tags(&self) -> Result<BTreeMap<String, String>, DriverError> {
+        let described = self.client.describe_tags().resource_arns(&self.rule).send().await?;
+        let tags = described.tag_descriptions().iter().flat_map(|described| described.tags());
+        Ok(tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned()))).collect())
     }
 
     /// Writes down who acts from now on and what `notes` says, unless a later rollout has been heard of. The rule after that.
@@ -155,7 +159,7 @@ impl Balancer {
             rule.current(epoch)?;
             let mut notes = notes(&rule)?;
             notes.push((EPOCH, epoch.to_string()));
-            if let Some(failure) = self.follow(&rule, Write::Notes(&notes)).await? {
+            if let Some(failure) = self.follow(&rule, epoch, Write::Notes(&notes)).await? {
                 away = Some(failure);
                 continue;
             }
@@ -199,7 +203,7 @@ impl Balancer {
                 tracing::warn!("the rule keeps clients on the target group that they met first: that is turned off");
             }
             if (found != wanted || rule.sticky)
-                && let Some(failure) = self.follow(&rule, Write::Weights(groups, wanted)).await?
+                && let Some(failure) = self.follow(&rule, epoch, Write::Weights(groups, wanted)).await?
             {
                 away = Some(failure);
                 continue;
@@ -215,12 +219,15 @@ impl Balancer {
         }))
     }
 
-    /// Writes what follows from the rule, and again while that was read a moment ago. Why it was not done in time, if it was
-    /// not.
-    async fn follow(&self, rule: &Rule, write: Write<'_>) -> Result<Option<DriverError>, DriverError> {
+    /// Writes what follows from the rule, and again while that was read a moment ago and nobody has acted since: even the
+    /// shortest refusal is time for somebody else. Why it was not done in time, if it was not.
+    async fn follow(&self, rule: &Rule, epoch: i64, write: Write<'_>) -> Result<Option<DriverError>, DriverError> {
         let mut away = DriverError::Away(": AWS", "it took too long to answer".into());
         for attempt in 0.. {
             pause(attempt).await;
+            if attempt > 0 {
+                Notes::read(&self.tags().await?).current(epoch)?;
+            }
             if rule.read.elapsed() >= FRESH {
                 break;
             }
@@ -336,11 +343,7 @@ impl Rule {
     /// # Errors
     /// When one has.
     pub(super) fn current(&self, yours: i64) -> Result<(), DriverError> {
-        let now = self.notes.epoch;
-        if yours < now {
-            return Err(DriverError::Refused(format!("a later rollout is at work (epoch {now}, yours is {yours})")));
-        }
-        Ok(())
+        self.notes.current(yours)
     }
 
     /// That nobody has acted since, except this turn itself, whose answer may have been lost.
@@ -424,6 +427,15 @@ impl Notes {
             }
         }
         notes
+    }
+
+    /// Refuses whoever has a smaller epoch.
+    fn current(&self, yours: i64) -> Result<(), DriverError> {
+        let now = self.epoch;
+        if yours < now {
+            return Err(DriverError::Refused(format!("a later rollout is at work (epoch {now}, yours is {yours})")));
+        }
+        Ok(())
     }
 }
 
