@@ -127,7 +127,8 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 /// What is said beside a message.
 fn any_headers() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
-    let version = select(vec!["", "2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "2031-01-01", "x"]);
+    let version =
+        select(vec!["", "1999-01-01", "2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "2031-01-01", "x"]);
     let method = select(vec!["", "tools/call", "tools/list", "prompts/get"]);
     let accept = select(vec!["", "application/json", "application/json, text/event-stream", "text/html"]);
     let session = select(vec!["", "", "", "00000000-0000-4000-8000-000000000000"]);

@@ -506,10 +506,7 @@ impl Door {
             let mut parts = parts.clone();
             parts.headers.remove(header::ACCEPT);
             let answer = self.message(parts, principal, Bytes::copy_from_slice(message.get().as_bytes())).await;
-            let body = match answer.into_body() {
-                Payload::Bytes(body) => body,
-                other => axum::body::to_bytes(other.into_body(), usize::MAX).await.unwrap_or_default(),
-            };
+            let body = within_batch(answer, message).await;
             if !body.is_empty() {
                 if out.len() > 1 {
                     out.push(b',');
@@ -535,6 +532,21 @@ fn held(limits: &Limits, mut answer: Answer, turn: Option<Turn>) -> Answer {
     }
     answer.extensions_mut().insert(Arc::new(turn));
     answer
+}
+
+/// One answer among others, which is JSON or nothing. rmcp refuses some requests in plain words.
+async fn within_batch(answer: Answer, message: &RawValue) -> Bytes {
+    let is_json = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let body = match answer.into_body() {
+        Payload::Bytes(body) => body,
+        other => axum::body::to_bytes(other.into_body(), usize::MAX).await.unwrap_or_default(),
+    };
+    if is_json || body.is_empty() {
+        return body;
+    }
+    let envelope = Envelope::read(message.get().as_bytes()).ok();
+    let id = envelope.as_ref().and_then(|envelope| envelope.id).map(RawValue::get);
+    error(id, envelope::INVALID_REQUEST, &String::from_utf8_lossy(&body))
 }
 
 /// Whether the client says that it speaks a revision without sessions.
@@ -722,6 +734,24 @@ mod tests {
             let answer = answer.get(0).unwrap_or(&answer);
             assert_eq!(answer["error"]["code"], code, "{body}: {answer}");
         }
+    }
+
+    /// rmcp says in plain words that it does not know a revision.
+    #[tokio::test]
+    async fn a_batch_is_answered_with_json_whatever_rmcp_says_of_a_message() {
+        let running = testing::start(App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ())).await.unwrap();
+        let body = r#"[{"jsonrpc":"2.0","id":"a","method":"ping"},{"jsonrpc":"2.0","id":2,"method":"prompts/list"},7]"#;
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\ncontent-type: application/json\r\nmcp-protocol-version: 1999\r\ncontent-length: {}",
+            body.len()
+        );
+        let answer = testing::exchange(running.running().address(), &head, body).await;
+        let answers: serde_json::Value = serde_json::from_str(&answer.body).expect("a batch is answered with JSON");
+        let told: Vec<_> = answers.as_array().unwrap().iter().map(|one| (&one["id"], &one["error"]["code"])).collect();
+        assert_eq!(
+            format!("{told:?}"),
+            r#"[(String("a"), Number(-32600)), (Number(2), Number(-32600)), (Null, Number(-32600))]"#
+        );
     }
 
     #[tokio::test]
