@@ -12,6 +12,7 @@ use mcp_server::{
     App, HttpConfig, Reply, Tool, ToolError,
     authentication::{Authentication, OAuth},
     extract::{Inputs, Parameters, Peer},
+    limits::{AddressLimits, LimitsConfig},
     prompt::{Prompt, PromptCall},
     resource::{Changes, Read, Resource, ResourceTemplate},
     rmcp::model::{
@@ -87,7 +88,8 @@ impl House {
     pub fn open() -> &'static Self {
         static HOUSE: OnceLock<House> = OnceLock::new();
         HOUSE.get_or_init(|| {
-            let house = Self::build(async { testing::start(app()).await.expect("the application starts") });
+            let config = HttpConfig { limits: limits(), ..HttpConfig::default() };
+            let house = Self::build(async { testing::start_with(app(), config).await.expect("the application starts") });
             house.pause();
             house
         })
@@ -202,6 +204,13 @@ fn app() -> App<()> {
         }))
 }
 
+/// As many requests as a fuzzer makes, of whatever address a proxy says they are.
+fn limits() -> LimitsConfig {
+    let proxies = "127.0.0.0/8, 10.0.0.0/8, fd00::/8".parse().expect("networks");
+    let address = AddressLimits { rate: 1_000_000, burst: 1_000_000, sessions: 1_000_000 };
+    LimitsConfig { address, proxies, response: 4 << 20, ..LimitsConfig::default() }
+}
+
 /// The same behind an authorization server, of which only the keys are there.
 async fn behind(public: String) -> Server {
     let keys = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "one", "alg": "EdDSA", "use": "sig", "x": public }] });
@@ -215,7 +224,7 @@ async fn behind(public: String) -> Server {
         jwks_url: Some(format!("http://{address}/keys")),
         ..OAuth::default()
     };
-    let config = HttpConfig { authentication: Authentication::OAuth(oauth), ..HttpConfig::default() };
+    let config = HttpConfig { authentication: Authentication::OAuth(oauth), limits: limits(), ..HttpConfig::default() };
     testing::start_with(app(), config).await.expect("the application starts")
 }
 
