@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use rmcp::{
-    ServiceExt,
-    model::{CallToolRequestParams, ClientConfig},
+    ClientHandler, RoleClient, ServiceExt,
+    model::{CallToolRequestParams, ProgressNotificationParam},
+    service::NotificationContext,
     transport::StreamableHttpClientTransport,
 };
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use tests::{
     postgres::DataDir,
     server::Server,
 };
+use tokio::sync::mpsc;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -156,6 +158,17 @@ async fn a_call_whose_connection_broke_is_waited_for_when_its_color_leaves() {
     assert_eq!(answers[0]["result"]["content"][0]["text"], "told 1 by blue", "{answers:?}");
 }
 
+/// rmcp's client, which says when it hears that a call has begun.
+struct Rmcp(mpsc::UnboundedSender<()>);
+
+impl ClientHandler for Rmcp {
+    async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
+        if progress.message.as_deref() == Some("begun") {
+            let _ = self.0.send(());
+        }
+    }
+}
+
 /// The official clients, behind an address that stays: the answer they wait for comes from the other color, once, and in the
 /// session that they opened.
 #[tokio::test(flavor = "multi_thread")]
@@ -165,10 +178,12 @@ async fn the_official_clients_never_notice_that_a_color_was_killed() {
     let front = Front::start(live.address()).await;
     let url = front.url();
 
-    let mut typescript = Held::start("client-2025.mjs", &["--url", &url, "--tool", "tell", "--calls", "0", "--reconnect"]).await;
+    let mut typescript =
+        Held::start("client-2025.mjs", &["--url", &url, "--tool", "tell", "--calls", "0", "--reconnect", "--progress"]).await;
     let connected = typescript.event(&["connected"]).await;
     assert!(connected["sessionId"].is_string(), "{connected}");
-    let rmcp = ClientConfig::default().serve(StreamableHttpClientTransport::from_uri(url)).await.expect("rmcp's client connects");
+    let (heard, mut begun) = mpsc::unbounded_channel();
+    let rmcp = Rmcp(heard).serve(StreamableHttpClientTransport::from_uri(url)).await.expect("rmcp's client connects");
 
     for (turn, color) in ["green", "blue", "green"].into_iter().enumerate() {
         typescript.call(&json!({ "n": turn })).await;
@@ -176,7 +191,9 @@ async fn the_official_clients_never_notice_that_a_color_was_killed() {
         let call = CallToolRequestParams::new("tell").with_arguments(arguments.as_object().cloned().unwrap_or_default());
         let waiting = rmcp.call_tool(call);
         let next = async {
-            live.calls(2).await;
+            // Who has heard nothing yet has no stream that it could read on.
+            typescript.event(&["progress"]).await;
+            begun.recv().await.expect("rmcp's client is there");
             let next = start(&data, color, &[]).await;
             front.switch(next.address());
             live.signal("KILL");
@@ -188,11 +205,13 @@ async fn the_official_clients_never_notice_that_a_color_was_killed() {
         let told = serde_json::to_value(told.expect("rmcp's client is answered")).expect("a result is JSON");
         assert_eq!(told["content"][0]["text"], format!("told {} by {color}", turn + 100));
         assert_eq!(typescript.result().await["content"][0]["text"], format!("told {turn} by {color}"));
+        front.left(live.address()).await;
         live.exit(LONG).await;
         // Killed between two calls, it costs nothing either; and the gate of a fresh one is shut.
         live = start(&data, color, &[]).await;
         front.switch(live.address());
         next.signal("KILL");
+        front.left(next.address()).await;
         next.exit(LONG).await;
     }
     let sessions = data.query("SELECT count(*) FROM mcp_sessions").await;
@@ -223,6 +242,7 @@ async fn a_conversation_of_a_client_without_sessions_goes_on_in_the_other_color(
         let next = start(&data, color, &[]).await;
         front.switch(next.address());
         live.signal("KILL");
+        front.left(live.address()).await;
         live.exit(LONG).await;
         client.call(&json!({ "thing": thing, "conversation": handle })).await;
         expected.push(thing.to_owned());

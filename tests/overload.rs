@@ -95,7 +95,7 @@ fn figures(carried: &Flow, flow: &mut Flow, health: &mut [Duration]) -> [Duratio
 
 #[expect(clippy::print_stdout, reason = "figures are there to be read; `--nocapture` shows them")]
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures, so nothing may run beside it: cargo test -p tests --test end_to_end overload -- --ignored --nocapture"]
+#[ignore = "measures, so nothing may run beside it; `./dev test` runs it after the others"]
 async fn ten_times_what_it_can_carry_is_refused_quickly_and_forgotten() {
     let data = DataDir::new();
     let server = Server::start(binary("mcp-server"), &[("DATA_DIR", &*data.database())]).await.ready().await;

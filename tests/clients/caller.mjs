@@ -14,6 +14,7 @@ const OPTIONS = {
   timeout: { type: "string", default: "30000" },
   header: { type: "string", multiple: true, default: [] },
   hold: { type: "boolean", default: false },
+  progress: { type: "boolean", default: false },
   reconnect: { type: "boolean", default: false },
   session: { type: "string" },
   "keep-session": { type: "boolean", default: false },
@@ -28,6 +29,7 @@ export const USAGE = `--url URL           the server's /mcp address
   --header NAME       report this response header with every call; may be repeated
   --hold              keep the streams open and print events, one JSON line each, until stdin closes or the server
                       ends the stream; each line on stdin is one more call with that JSON (an empty line: with --args)
+  --progress          with --hold: ask for progress, and print an event each time
   --reconnect         with --hold: open an ended stream again and go on until stdin closes
   --session ID        only 2025-11-25: go on with a session another client began
   --keep-session      only 2025-11-25: leave without ending the session`;
@@ -153,7 +155,8 @@ function callOnce(options, { call }, args) {
   const started = performance.now();
   return current.run(record, async () => {
     try {
-      record.result = await call({ name: options.tool, arguments: args }, { timeout: options.timeout });
+      const onprogress = options.progress ? (progress) => emit("progress", progress) : undefined;
+      record.result = await call({ name: options.tool, arguments: args }, { timeout: options.timeout, onprogress });
     } catch (error) {
       record.error = tell(error);
     }
