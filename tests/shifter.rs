@@ -1,15 +1,15 @@
 //! The traffic shifter as AWS Lambda runs it: the program itself, told events by a Runtime API, before real servers under load.
 //!
 //! What must stay true: whatever is asked, twice or by two at once, no client notices; and what a test says of the traffic it
-//! says of the weights that the balancer obeys. CodePipeline's jobs and the revisions of a service are answered by the harness,
-//! because moto knows neither; alarms are moto's, and EventBridge's words about them the harness's.
+//! says of the weights that the balancer obeys. CodePipeline's jobs, and the revisions and deployments of a service, are answered
+//! by the harness as AWS documents them, because moto knows none; alarms are moto's, and EventBridge's words the harness's.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::{
     aws::{
-        Ecs, Pace,
+        CLUSTER, Ecs, Pace,
         edge::{Fault, When},
         function::{Function, Invocation},
     },
@@ -138,12 +138,32 @@ async fn an_alarm_after_a_move_takes_it_back_under_load_and_one_without_a_move_d
     whole(&ecs, load, "by an alarm").await;
 }
 
+/// The name of something of the service that ECS deploys to by itself.
+fn native(kind: &str, rest: &str) -> String {
+    format!("arn:aws:ecs:eu-central-1:123456789012:{kind}/{CLUSTER}/mcp-server-green{rest}")
+}
+
 fn hook(stage: &str, details: &Value) -> Value {
-    let service = "arn:aws:ecs:eu-central-1:123456789012:service/mcp/mcp-server-green";
     json!({ "executionId": "e", "lifecycleStage": stage, "hookDetails": details,
-        "resourceArn": "arn:aws:ecs:eu-central-1:123456789012:service-deployment/mcp/mcp-server-green/d",
-        "executionDetails": { "serviceArn": service, "productionTrafficWeights": {}, "testTrafficWeights": {},
-            "targetServiceRevisionArn": "arn:aws:ecs:eu-central-1:123456789012:service-revision/mcp/mcp-server-green/2" } })
+        "resourceArn": native("service-deployment", "/d"),
+        "executionDetails": { "serviceArn": native("service", ""), "productionTrafficWeights": {}, "testTrafficWeights": {},
+            "targetServiceRevisionArn": native("service-revision", "/2") } })
+}
+
+/// A deployment waits at a hook of the type `PAUSE`, as `DescribeServiceDeployments` has it, and EventBridge says so.
+fn paused(ecs: &Ecs, stage: &str) -> Value {
+    let deployment = native("service-deployment", "/d");
+    let hook = json!({ "hookId": "ecs-pause-e7tK9G", "targetType": "PAUSE", "status": "AWAITING_ACTION",
+        "expiresAt": 1_795_000_000.5, "timeoutAction": "ROLLBACK" });
+    let described = json!({ "serviceDeploymentArn": deployment, "serviceArn": native("service", ""), "status": "IN_PROGRESS",
+        "lifecycleStage": stage, "lifecycleHookDetails": [hook],
+        "targetServiceRevision": { "arn": native("service-revision", "/2"), "requestedTaskCount": 1, "runningTaskCount": 1 } });
+    let brief = json!({ "serviceDeploymentArn": deployment, "status": "IN_PROGRESS", "createdAt": 1_794_990_000.25 });
+    ecs.edge().answers("ListServiceDeployments", json!({ "serviceDeployments": [brief] }));
+    ecs.edge().answers("DescribeServiceDeployments", json!({ "serviceDeployments": [described], "failures": [] }));
+    ecs.edge().answers("ContinueServiceDeployment", json!({ "serviceDeploymentArn": deployment }));
+    json!({ "version": "0", "id": "e", "source": "aws.ecs", "detail-type": "ECS Hook State Change",
+        "resources": [native("service", "")], "detail": { "eventName": "HOOK_AWAITING_ACTION" } })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,9 +180,15 @@ async fn a_deployment_of_ecs_goes_on_only_when_a_real_server_passes_the_gates() 
     assert_eq!(later, json!({ "hookStatus": "IN_PROGRESS", "callBackDelay": 30, "hookDetails": { "asked": 1 } }));
     let later = asks(stage, &later["hookDetails"]).await;
     assert_eq!(later["hookDetails"]["asked"], 2);
+    // The other kind of hook waits by itself, and whoever says that it may go on hears why it does not.
+    let event = paused(&ecs, stage);
+    let service = native("service", "");
+    let waits = function.invoke("r", json!({ "action": "continue", "deployment": service })).await.expect_err("nobody is there");
+    assert_eq!(waits, "The deployment did not go on and still waits: 0/0 targets are healthy");
     ecs.update_service("green", json!({ "desiredCount": 1 })).await;
     ecs.serves("green", 1).await;
     assert_eq!(asks(stage, &later["hookDetails"]).await, json!({ "hookStatus": "SUCCEEDED" }));
+    assert_eq!(said(function.invoke("r", event.clone()).await)["told"][0]["action"], "CONTINUE");
     // The same program, and one of its tools fails.
     let worse = ecs.define("green", |container| {
         container["environment"].as_array_mut().expect("it has some").push(json!({ "name": "FAULT", "value": "smoke" }));
@@ -172,6 +198,10 @@ async fn a_deployment_of_ecs_goes_on_only_when_a_real_server_passes_the_gates() 
     let is_other = || ecs.ready("green") == 1 && ecs.tasks("green").iter().all(|task| task.arn != before.arn);
     ecs.until("another one serves", is_other).await;
     assert_eq!(asks(stage, &Value::Null).await, json!({ "hookStatus": "FAILED" }));
+    assert_eq!(said(function.invoke("r", event).await)["told"][0]["action"], "ROLLBACK");
+    let heard = ecs.edge().heard("ContinueServiceDeployment");
+    let told: Vec<_> = heard.iter().map(|call| (call.text("hookId"), call.text("action"))).collect();
+    assert_eq!(told, [("ecs-pause-e7tK9G", "CONTINUE"), ("ecs-pause-e7tK9G", "ROLLBACK")]);
     assert_eq!(ecs.moves(), Vec::<u64>::new(), "ECS moves by itself");
 }
 

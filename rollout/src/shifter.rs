@@ -8,6 +8,7 @@
 mod answer;
 mod event;
 mod hook;
+mod pause;
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::{
     answer::{Answer, Outcome},
-    event::{Ask, Event},
+    event::{Ask, Event, Move},
 };
 use crate::{
     driver::{
@@ -93,11 +94,9 @@ impl Shifter {
     /// See [`ShifterError`].
     pub async fn handle(&self, event: &Value, request: &str) -> Result<Value, ShifterError> {
         match Event::read(event, request)? {
-            Event::Asked(ask, name) => self.answer(ask, &name).await?.reply(),
+            Event::Asked(ask, name) => self.reply(ask, &name).await,
             Event::Job(id, ask) => self.job(&id, ask).await,
-            Event::Calm => {
-                Ok(json!({ "statusCode": 200, "body": json!({ "message": "No alarm: nothing was moved" }).to_string() }))
-            }
+            Event::Over(words) => Ok(json!({ "statusCode": 200, "body": json!({ "message": words }).to_string() })),
             Event::Hook(hook) => Ok(hook.answer(&self.driver, &self.http, &self.limits).await),
         }
     }
@@ -106,7 +105,7 @@ impl Shifter {
     /// again, it could not tell it anything else.
     async fn job(&self, id: &str, ask: Result<Ask, ShifterError>) -> Result<Value, ShifterError> {
         let answered = match ask {
-            Ok(ask) => self.answer(ask, &format!("job {id}")).await.and_then(|answer| answer.reply()),
+            Ok(ask) => self.reply(ask, &format!("job {id}")).await,
             Err(wrong) => Err(wrong),
         };
         match answered {
@@ -122,8 +121,15 @@ impl Shifter {
         }
     }
 
-    /// Does what is asked, once for each name.
-    async fn answer(&self, ask: Ask, name: &str) -> Result<Answer, ShifterError> {
+    async fn reply(&self, ask: Ask, name: &str) -> Result<Value, ShifterError> {
+        match ask {
+            Ask::Move(asked) => self.answer(asked, name).await?.reply(),
+            Ask::Pause(pause) => pause.answer(&self.driver, &self.http, &self.limits).await,
+        }
+    }
+
+    /// Moves what is asked, once for each name.
+    async fn answer(&self, ask: Move, name: &str) -> Result<Answer, ShifterError> {
         let (key, stages) = (&Answer::key(name), ask.stages());
         let (green_percent, notes) = self.driver.traffic().await?;
         let (begun, at) = match Answer::remembered(&notes, key) {
@@ -145,20 +151,20 @@ impl Shifter {
 
     /// Decides and moves, and says what percent of the traffic goes there then. An answer that is not the last one is
     /// [`Outcome::Begun`].
-    async fn begin(&self, ask: Ask, key: &str, green_percent: u8, notes: &Notes) -> Result<(Answer, u8), ShifterError> {
+    async fn begin(&self, ask: Move, key: &str, green_percent: u8, notes: &Notes) -> Result<(Answer, u8), ShifterError> {
         let live = share::live(green_percent);
         let is_recent = notes.moved.is_some_and(|moved| Timestamp::now().as_second() - moved.as_second() <= BECAUSE_OF_IT);
         let to = match ask {
-            Ask::Switch(to, _) => to.or(live.map(Color::other)),
-            Ask::Back => notes.before,
-            Ask::BackFromAlarm => notes.before.filter(|_| is_recent),
+            Move::Switch(to, _) => to.or(live.map(Color::other)),
+            Move::Back => notes.before,
+            Move::BackFromAlarm => notes.before.filter(|_| is_recent),
         };
         let most = share::most(green_percent);
         let answer = |to: Color, outcome: Outcome, (healthy, total): (usize, usize)| {
             let (key, from, epoch) = (key.to_owned(), to.other(), notes.epoch);
             Answer { key, outcome, from, to, healthy, total, epoch }
         };
-        let goes_back = matches!(ask, Ask::Back | Ask::BackFromAlarm);
+        let goes_back = matches!(ask, Move::Back | Move::BackFromAlarm);
         let Some(to) = to else {
             let outcome = if goes_back { Outcome::Nowhere } else { Outcome::Split };
             return Ok((self.remember(answer(most, outcome, (0, 0)), notes).await?, 0));
@@ -292,12 +298,12 @@ mod tests {
         Shifter::new(double.driver(), Http::new(), limits)
     }
 
-    async fn ask(double: &Double, event: Value, request: &str) -> Result<Value, String> {
+    pub(super) async fn ask(double: &Double, event: Value, request: &str) -> Result<Value, String> {
         let answered = Box::pin(shifter(double).handle(&event, request)).await;
         answered.map_err(|failure| failure.to_string())
     }
 
-    fn body(answered: Result<Value, String>) -> Value {
+    pub(super) fn body(answered: Result<Value, String>) -> Value {
         let answered = answered.expect("it is answered");
         assert_eq!(answered["statusCode"], 200);
         serde_json::from_str(answered["body"].as_str().unwrap()).unwrap()
@@ -312,7 +318,7 @@ mod tests {
     }
 
     /// Does something once, when it is told of a call for the so-many-th time.
-    fn on(double: &Double, call: &'static str, mut times: usize, act: impl Fn(&mut State) + Send + 'static) {
+    pub(super) fn on(double: &Double, call: &'static str, mut times: usize, act: impl Fn(&mut State) + Send + 'static) {
         double.meddle(move |called, state| {
             if called == call && times > 0 {
                 times -= 1;
@@ -323,7 +329,7 @@ mod tests {
         });
     }
 
-    fn unwell(state: &mut State, color: Color) {
+    pub(super) fn unwell(state: &mut State, color: Color) {
         state.targets.insert(group(color), vec![(3001, "unhealthy"), (3002, "unhealthy")]);
     }
 
@@ -571,7 +577,7 @@ mod tests {
         assert_eq!(moves(&double), 0);
     }
 
-    fn job(id: &str, parameters: &str) -> Value {
+    pub(super) fn job(id: &str, parameters: &str) -> Value {
         let configuration = json!({ "UserParameters": parameters });
         json!({ "CodePipeline.job": { "id": id, "data": { "actionConfiguration": { "configuration": configuration } } } })
     }

@@ -30,7 +30,7 @@ use bg_runtime::Color;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
-pub(crate) use self::balancer::Notes;
+pub(crate) use self::{balancer::Notes, tasks::InProgress};
 use self::{
     balancer::{ANSWERED, Balancer, Groups, Rule, Target, Turn},
     scaling::Scaling,
@@ -246,6 +246,21 @@ impl EcsDriver {
         let targets = self.balancer.targets(&self.tasks.group_of(revision).await?).await?;
         let side = Side { image: None, wanted: 0, targets, old: HashSet::new(), trouble: None };
         Ok((counted(&side.targets), self.slot(&side).await.replicas))
+    }
+
+    /// What ECS does by itself, of a service or of one deployment, by its ARN.
+    pub(crate) async fn in_progress(&self, arn: &str) -> Result<Vec<InProgress>, DriverError> {
+        self.tasks.in_progress(arn).await
+    }
+
+    /// Lets a deployment that waits at a hook go on, or back.
+    pub(crate) async fn answer_hook(&self, deployment: &str, hook: &str, goes_on: bool) -> Result<(), DriverError> {
+        self.tasks.answer_hook(deployment, hook, goes_on).await
+    }
+
+    /// Lets a deployment go back that waits for nobody.
+    pub(crate) async fn undo(&self, deployment: &str) -> Result<(), DriverError> {
+        self.tasks.undo(deployment).await
     }
 
     /// Moves the traffic, when nobody has acted since `after`, and remembers the answer with it.

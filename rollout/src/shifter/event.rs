@@ -6,7 +6,11 @@
 use bg_runtime::Color;
 use serde_json::Value;
 
-use super::{ShifterError, hook::Hook};
+use super::{
+    ShifterError,
+    hook::Hook,
+    pause::{Pause, Word},
+};
 
 /// An event.
 #[derive(Debug)]
@@ -15,8 +19,8 @@ pub(super) enum Event {
     Asked(Ask, String),
     /// A pipeline asks, and is told how it ended.
     Job(String, Result<Ask, ShifterError>),
-    /// An alarm that is none any more.
-    Calm,
+    /// Something that is over: this is to be said of it.
+    Over(&'static str),
     /// A deployment of ECS asks whether it may go on.
     Hook(Hook),
 }
@@ -24,6 +28,15 @@ pub(super) enum Event {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
+    /// The traffic is to be moved.
+    Move(Move),
+    /// A deployment that ECS does by itself is to go on, or back.
+    Pause(Pause),
+}
+
+/// Where the traffic is to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Move {
     /// All traffic goes there, after these percents of it; without a color, to the one that is not live.
     Switch(Option<Color>, Vec<u8>),
     /// All traffic goes to the color before.
@@ -53,10 +66,22 @@ impl Event {
             Some("CloudWatch Alarm State Change") => {
                 let detail = &event["detail"];
                 if detail["state"]["value"] != "ALARM" {
-                    return Ok(Self::Calm);
+                    return Ok(Self::Over("No alarm: nothing was moved"));
                 }
                 let at = format!("alarm {} {}", detail["alarmName"], detail["state"]["timestamp"]);
-                Ok(Self::Asked(Ask::BackFromAlarm, at))
+                Ok(Self::Asked(Ask::Move(Move::BackFromAlarm), at))
+            }
+            // What is documented of it is its two names. Whose it is stands where other events of ECS have it; which hook
+            // waits is asked of ECS.
+            Some("ECS Hook State Change") => {
+                if event["detail"]["eventName"] != "HOOK_AWAITING_ACTION" {
+                    return Ok(Self::Over("No hook waits: nothing was done"));
+                }
+                let resources = event["resources"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let whose = resources.chain(event["detail"]["serviceDeploymentArn"].as_str());
+                let whose = whose.into_iter().find(|arn| arn.contains(":service/") || arn.contains(":service-deployment/"));
+                let arn = whose.ok_or_else(|| ShifterError::Event("a hook of neither a service nor a deployment".to_owned()))?;
+                Ok(Self::Asked(Ask::Pause(Pause { arn: arn.to_owned(), word: Word::Gates }), format!("event {}", event["id"])))
             }
             Some(other) => Err(ShifterError::Event(other.to_owned())),
             None => Ok(Self::Asked(Ask::read(event)?, format!("request {request}"))),
@@ -70,18 +95,33 @@ impl Ask {
     fn read(asked: &Value) -> Result<Self, ShifterError> {
         let unknown = || ShifterError::Event(asked.to_string());
         let fields = asked.as_object().ok_or_else(unknown)?;
-        if fields.keys().any(|name| !["to", "action", "steps"].contains(&name.as_str())) {
+        if fields.keys().any(|name| !["to", "action", "steps", "deployment"].contains(&name.as_str())) {
             return Err(unknown());
         }
-        let steps = fields.get("steps").map_or(Some(Vec::new()), steps).ok_or_else(unknown)?;
+        if let Some(deployment) = fields.get("deployment") {
+            let word = match (fields.len(), fields.get("action").and_then(Value::as_str)) {
+                (2, Some("continue")) => Word::Continue,
+                (2, Some("rollback")) => Word::Rollback,
+                _ => return Err(unknown()),
+            };
+            let arn = deployment.as_str().ok_or_else(unknown)?.to_owned();
+            return Ok(Self::Pause(Pause { arn, word }));
+        }
+        Move::read(fields).map(Self::Move).ok_or_else(unknown)
+    }
+}
+
+// === impl Move ===
+
+impl Move {
+    fn read(fields: &serde_json::Map<String, Value>) -> Option<Self> {
+        let steps = fields.get("steps").map_or(Some(Vec::new()), steps)?;
         match (fields.get("action").map(Value::as_str), fields.get("to").map(Value::as_str)) {
             // Who goes back does so at once.
-            (Some(Some("rollback")), None) if steps.is_empty() => Ok(Self::Back),
-            (None | Some(Some("switch")), None | Some(Some("idle"))) => Ok(Self::Switch(None, steps)),
-            (None | Some(Some("switch")), Some(Some(color))) => {
-                color.parse().map(|color| Self::Switch(Some(color), steps)).map_err(|_| unknown())
-            }
-            _ => Err(unknown()),
+            (Some(Some("rollback")), None) if steps.is_empty() => Some(Self::Back),
+            (None | Some(Some("switch")), None | Some(Some("idle"))) => Some(Self::Switch(None, steps)),
+            (None | Some(Some("switch")), Some(Some(color))) => Some(Self::Switch(Some(color.parse().ok()?), steps)),
+            _ => None,
         }
     }
 
@@ -124,6 +164,12 @@ mod tests {
             json!({ "steps": [100] }),
             json!({ "steps": ["10"] }),
             json!({ "detail-type": "ECS Task State Change", "detail": {} }),
+            json!({ "detail-type": "ECS Hook State Change", "detail": { "eventName": "HOOK_AWAITING_ACTION" } }),
+            json!({ "action": "continue" }),
+            json!({ "deployment": "arn" }),
+            json!({ "action": "switch", "deployment": "arn" }),
+            json!({ "action": "continue", "deployment": 1 }),
+            json!({ "action": "continue", "deployment": "arn", "to": "green" }),
             json!({ "CodePipeline.job": {} }),
         ] {
             let read = Event::read(&wrong, "r");
@@ -137,11 +183,11 @@ mod tests {
             Event::Asked(ask, key) => (ask, key),
             other => panic!("{other:?}"),
         };
-        let key = "request r".to_owned();
-        assert_eq!(ask(json!({})), (Ask::Switch(None, Vec::new()), key.clone()));
-        assert_eq!(ask(json!({ "to": "idle" })), (Ask::Switch(None, Vec::new()), key.clone()));
-        assert_eq!(ask(json!({ "to": "green" })), (Ask::Switch(Some(Color::Green), Vec::new()), key.clone()));
-        assert_eq!(ask(json!({ "steps": [5, 50] })), (Ask::Switch(None, vec![5, 50]), key.clone()));
-        assert_eq!(ask(json!({ "action": "rollback" })), (Ask::Back, key));
+        let moves = |event: Value, moves: Move| assert_eq!(ask(event), (Ask::Move(moves), "request r".to_owned()));
+        moves(json!({}), Move::Switch(None, Vec::new()));
+        moves(json!({ "to": "idle" }), Move::Switch(None, Vec::new()));
+        moves(json!({ "to": "green" }), Move::Switch(Some(Color::Green), Vec::new()));
+        moves(json!({ "steps": [5, 50] }), Move::Switch(None, vec![5, 50]));
+        moves(json!({ "action": "rollback" }), Move::Back);
     }
 }

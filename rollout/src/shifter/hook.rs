@@ -1,4 +1,4 @@
-//! A gate of a deployment that ECS does by itself: may it go on.
+//! A gate of a deployment that ECS does by itself: may it go on. A hook of the type `AWS_LAMBDA` asks, and waits for the answer.
 
 use std::time::Duration;
 
@@ -19,6 +19,17 @@ pub(super) struct Hook {
     revision: String,
     /// How often it has asked before.
     asked: u64,
+}
+
+/// What the gates say of a revision, in words for a person.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It may go on.
+    Passed(String),
+    /// It is to be asked again.
+    NotYet(String),
+    /// It must not.
+    Failed(String),
 }
 
 /// What a revision's targets are, for the gates of a rollout.
@@ -50,20 +61,10 @@ impl Hook {
 
     /// Whether the deployment goes on, goes back, or asks again. Never an error: ECS would only see that there was one.
     pub(super) async fn answer(&self, driver: &EcsDriver, http: &Http, limits: &Limits) -> Value {
-        if BEFORE_IT_RUNS.contains(&self.stage.as_str()) {
-            return said("SUCCEEDED", "nothing runs yet");
-        }
-        let ((healthy, total), replicas) = match driver.revision(&self.revision).await {
-            Ok(found) => found,
-            Err(failure @ DriverError::Away(..)) => return self.again(&crate::chain(&failure)),
-            Err(failure) => return said("FAILED", &crate::chain(&failure)),
-        };
-        if healthy == 0 || healthy * 100 < total * usize::from(limits.healthy_percent) {
-            return self.again(&format!("{healthy}/{total} targets are healthy"));
-        }
-        match passed(replicas, http, limits).await {
-            Ok(words) => said("SUCCEEDED", &words),
-            Err(words) => said("FAILED", &words),
+        match verdict(&self.stage, &self.revision, driver, http, limits).await {
+            Verdict::Passed(words) => said("SUCCEEDED", &words),
+            Verdict::NotYet(words) => self.again(&words),
+            Verdict::Failed(words) => said("FAILED", &words),
         }
     }
 
@@ -81,6 +82,25 @@ impl Hook {
 fn said(status: &str, words: &str) -> Value {
     tracing::info!("{status}: {words}");
     json!({ "hookStatus": status })
+}
+
+/// Whether a revision may go on from this stage.
+pub(super) async fn verdict(stage: &str, revision: &str, driver: &EcsDriver, http: &Http, limits: &Limits) -> Verdict {
+    if BEFORE_IT_RUNS.contains(&stage) {
+        return Verdict::Passed("nothing runs yet".to_owned());
+    }
+    let ((healthy, total), replicas) = match driver.revision(revision).await {
+        Ok(found) => found,
+        Err(failure @ DriverError::Away(..)) => return Verdict::NotYet(crate::chain(&failure)),
+        Err(failure) => return Verdict::Failed(crate::chain(&failure)),
+    };
+    if healthy == 0 || healthy * 100 < total * usize::from(limits.healthy_percent) {
+        return Verdict::NotYet(format!("{healthy}/{total} targets are healthy"));
+    }
+    match passed(replicas, http, limits).await {
+        Ok(words) => Verdict::Passed(words),
+        Err(words) => Verdict::Failed(words),
+    }
 }
 
 /// The smoke test of the tasks, where they can be reached; else what clients are answered.

@@ -15,6 +15,8 @@ locals {
   function = "${var.name}-traffic-shifter"
   # Whatever it does in ECS it does in one cluster.
   tasks_arn = "${replace(var.cluster_arn, ":cluster/", ":task/")}/*"
+
+  native_arns = var.native == null ? [] : [var.native.service_arn]
 }
 
 # === The function
@@ -237,7 +239,28 @@ data "aws_iam_policy_document" "this" {
   statement {
     sid       = "Revisions"
     actions   = ["ecs:DescribeServiceRevisions"]
-    resources = [for arn in var.service_arns : "${replace(arn, ":service/", ":service-revision/")}/*"]
+    resources = [for arn in concat(var.service_arns, local.native_arns) : "${replace(arn, ":service/", ":service-revision/")}/*"]
+  }
+
+  # What ECS does by itself it asks about, and is told.
+  dynamic "statement" {
+    for_each = local.native_arns
+
+    content {
+      sid       = "NativeService"
+      actions   = ["ecs:ListServiceDeployments"]
+      resources = [statement.value]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = local.native_arns
+
+    content {
+      sid       = "NativeDeployments"
+      actions   = ["ecs:DescribeServiceDeployments", "ecs:ContinueServiceDeployment", "ecs:StopServiceDeployment"]
+      resources = ["${replace(statement.value, ":service/", ":service-deployment/")}/*"]
+    }
   }
 
   statement {

@@ -159,6 +159,20 @@ variable "service_arns" {
   }
 }
 
+variable "native" {
+  description = "A service that ECS deploys to by itself (modules/ecs-native), of the same name: the function says whether its deployments go on. With `answers_pauses` it also answers hooks of the type PAUSE by the gates alone; without it they wait for a person, or for somebody who sends the function `{\"action\": \"continue\", \"deployment\": ARN}`."
+  type = object({
+    service_arn    = string
+    answers_pauses = optional(bool, false)
+  })
+  default = null
+
+  validation {
+    condition     = var.native == null || can(regex(":service/[^/*]+/[^/*]+$", var.native.service_arn))
+    error_message = "service_arn must be the ARN of a service, with its cluster, spelled out."
+  }
+}
+
 variable "scalable_target_arns" {
   description = "What scales each of them."
   type        = list(string)

@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) definitions: BTreeMap<String, Value>,
     pub(crate) tasks: Vec<Value>,
     pub(crate) scalable: BTreeMap<String, Value>,
+    /// Deployments that ECS does by itself, of the service `app`, as it describes them.
+    pub(crate) deployments: Vec<Value>,
     pub(crate) log: Vec<&'static str>,
     /// What was called, in order.
     pub(crate) calls: Vec<(String, Value)>,
@@ -142,6 +144,7 @@ impl State {
             definitions: BTreeMap::new(),
             tasks: Vec::new(),
             scalable: BTreeMap::new(),
+            deployments: Vec::new(),
             log: Vec::new(),
             calls: Vec::new(),
             throttles: 0,
@@ -314,6 +317,26 @@ impl State {
             "DescribeServiceRevisions" => {
                 json!({ "serviceRevisions": [{ "loadBalancers": [{ "targetGroupArn": group(Color::Green) }] }] })
             }
+            "ListServiceDeployments" => {
+                let status = &told["status"][0];
+                let deployments = self.deployments.iter().filter(|one| told["service"] == "app" && one["status"] == *status);
+                let brief = |one: &Value| json!({ "serviceDeploymentArn": one["serviceDeploymentArn"], "status": one["status"] });
+                json!({ "serviceDeployments": deployments.map(brief).collect::<Vec<_>>() })
+            }
+            "DescribeServiceDeployments" => {
+                let named = told["serviceDeploymentArns"].as_array().unwrap();
+                let deployments = self.deployments.iter().filter(|one| named.contains(&one["serviceDeploymentArn"]));
+                json!({ "serviceDeployments": deployments.collect::<Vec<_>>(), "failures": [] })
+            }
+            "ContinueServiceDeployment" => {
+                let hooks = self.deployments.iter_mut().filter(|one| one["serviceDeploymentArn"] == told["serviceDeploymentArn"]);
+                let mut hooks = hooks.flat_map(|one| one["lifecycleHookDetails"].as_array_mut().unwrap());
+                let waits = |hook: &&mut Value| hook["hookId"] == told["hookId"] && hook["status"] == "AWAITING_ACTION";
+                let hook = hooks.find(waits).ok_or(("InvalidParameterException", "The hook does not wait"))?;
+                hook["status"] = json!(if told["action"] == "CONTINUE" { "SUCCEEDED" } else { "FAILED" });
+                json!({ "serviceDeploymentArn": told["serviceDeploymentArn"] })
+            }
+            "StopServiceDeployment" => json!({ "serviceDeploymentArn": told["serviceDeploymentArn"] }),
             "PutJobSuccessResult" | "PutJobFailureResult" => json!({}),
             "RunTask" => json!({ "tasks": self.tasks.last().into_iter().collect::<Vec<_>>() }),
             "StopTask" | "UpdateTaskProtection" => json!({}),

@@ -1,5 +1,7 @@
 //! The two services and their tasks: what runs as a color, why it does not come up, and something that is run once.
 
+mod deployment;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
@@ -16,6 +18,7 @@ use aws_sdk_ecs::{
 };
 use bg_runtime::Color;
 
+pub(crate) use self::deployment::InProgress;
 use super::{
     balancer::Groups,
     definition::{self, Definition, Log},
@@ -95,17 +98,6 @@ impl Tasks {
             })
         };
         Ok(Services { blue: named(&names[0])?, green: named(&names[1])? })
-    }
-
-    /// The target group that a revision of a service is reached through.
-    pub(super) async fn group_of(&self, revision: &str) -> Result<String, DriverError> {
-        let described = self.client.describe_service_revisions().service_revision_arns(revision).send().await?;
-        let revision = described.service_revisions().first();
-        let resolved = revision.and_then(|revision| revision.resolved_configuration()?.load_balancers().first());
-        let configured = || revision?.load_balancers().first()?.target_group_arn();
-        let group = resolved.and_then(|balancer| balancer.target_group_arn()).or_else(configured);
-        let words = || DriverError::Refused("the revision is reached through no target group".to_owned());
-        group.map(str::to_owned).ok_or_else(words)
     }
 
     /// A task definition, by its ARN, or the newest of a family.

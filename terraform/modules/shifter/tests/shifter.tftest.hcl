@@ -122,6 +122,59 @@ run "it_may_change_one_rule_and_two_services" {
   }
 }
 
+run "it_answers_no_deployment_of_ecs_unless_it_is_told_of_one" {
+  command = plan
+
+  assert {
+    condition     = length(aws_cloudwatch_event_rule.pauses) == 0 && length([for statement in data.aws_iam_policy_document.this.statement : statement if contains(statement.actions, "ecs:ContinueServiceDeployment")]) == 0
+    error_message = "there is none"
+  }
+}
+
+run "a_pause_waits_for_a_person_unless_it_is_said_that_it_does_not" {
+  command = plan
+
+  variables {
+    native = { service_arn = "arn:aws:ecs:eu-central-1:111122223333:service/mcp-server/mcp-server" }
+  }
+
+  assert {
+    condition = alltrue([
+      for statement in data.aws_iam_policy_document.this.statement : statement.resources == toset(["arn:aws:ecs:eu-central-1:111122223333:service-deployment/mcp-server/mcp-server/*"])
+      if contains(statement.actions, "ecs:ContinueServiceDeployment")
+    ])
+    error_message = "deployments of that service"
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_event_rule.pauses) == 0
+    error_message = "a person answers"
+  }
+}
+
+run "a_pause_reaches_it_where_that_is_wanted" {
+  command = plan
+
+  variables {
+    native = { service_arn = "arn:aws:ecs:eu-central-1:111122223333:service/mcp-server/mcp-server", answers_pauses = true }
+  }
+
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.pauses[0].event_pattern).detail.eventName == ["HOOK_AWAITING_ACTION"] && length(aws_lambda_permission.pauses) == 1
+    error_message = "hooks that wait, of that service"
+  }
+}
+
+run "a_cluster_is_no_service" {
+  command = plan
+
+  variables {
+    native = { service_arn = "arn:aws:ecs:eu-central-1:111122223333:cluster/mcp-server" }
+  }
+
+  expect_failures = [var.native]
+}
+
 # === What sends traffic back
 
 run "an_alarm_of_a_color_reaches_it" {
