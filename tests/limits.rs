@@ -313,3 +313,22 @@ async fn an_answer_that_is_too_large_is_an_error_and_is_not_cut() {
     assert!(!answer.to_string().contains("RESPONSE_LIMIT_BYTES"), "what an operator sets is not the model's to know");
     assert!(server.stderr().contains("the answer of tool fill is larger than 1000 bytes (RESPONSE_LIMIT_BYTES)"));
 }
+
+/// As after a switch, when all of them come again. The process has not taken one of them yet, and the kernel does not tell those
+/// for whom it has no room: it lets them ask again, a second later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_clients_that_come_at_one_moment_are_let_in_before_any_of_them_is_served() {
+    let kept = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("it is Linux that keeps them");
+    let kept: usize = kept.trim().parse().expect("it is a number");
+    let server = example("slow", &[]).await;
+    server.signal("STOP");
+    let mut clients: Vec<_> = (0..kept.min(1000)).map(|_| TcpStream::connect(server.address())).map(tokio::spawn).collect();
+    let mut all = Vec::new();
+    for client in &mut clients {
+        let client = tokio::time::timeout(LONG, client).await.expect("the kernel lets it in");
+        all.push(client.expect("it does not panic").expect("it is let in"));
+    }
+    server.signal("CONT");
+    drop(all);
+    assert_eq!(send(&server, PING, &of("quixote")).await.status, 200);
+}

@@ -299,8 +299,8 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         if !mistakes.is_empty() {
             return Err(StartError::Mistakes(mistakes));
         }
-        let listen = async |address| Listener::bind(address).await.map_err(|source| StartError::Listen { address, source });
-        let (public, operations) = (listen(config.listen).await?, listen(config.operations_listen).await?);
+        let listen = |address| Listener::bind(address).map_err(|source| StartError::Listen { address, source });
+        let (public, operations) = (listen(config.listen)?, listen(config.operations_listen)?);
         if config.advertise.as_deref() == Some(address::ECS) {
             let metadata = config.task_metadata.as_deref().unwrap_or_default();
             let ours = address::of_task(metadata).await.map_err(StartError::Address)?;

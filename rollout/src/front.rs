@@ -15,7 +15,10 @@ mod switchboard;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 
 pub use self::switchboard::{InFlight, Routing, Seen, Switchboard, SwitchboardError};
 
@@ -57,6 +60,10 @@ pub struct Front {
     tasks: [JoinHandle<()>; 2],
 }
 
+/// How many connections the kernel keeps for us that we have not taken yet, as far as `net.core.somaxconn` lets it: all clients
+/// may come at one moment.
+const BACKLOG: u32 = 4096;
+
 // === impl Front ===
 
 impl Front {
@@ -75,13 +82,9 @@ impl Front {
         switchboard: Arc<Switchboard>,
         doors: axum::Router,
     ) -> Result<Self, FrontError> {
-        let bind = async |address| {
-            let bound = TcpListener::bind(address).await;
-            let bound = bound.and_then(|socket| Ok((socket.local_addr()?, socket)));
-            bound.map_err(|source| FrontError::Listen { address, source })
-        };
-        let (address, clients) = bind(config.listen).await?;
-        let (operations, operators) = bind(config.operations_listen).await?;
+        let bind = |address| listen(address).map_err(|source| FrontError::Listen { address, source });
+        let (address, clients) = bind(config.listen)?;
+        let (operations, operators) = bind(config.operations_listen)?;
         let tasks = [
             tokio::spawn(proxy::serve(clients, switchboard.clone(), config.patience)),
             tokio::spawn(operations::serve(operators, operations::router(switchboard.clone()).merge(doors))),
@@ -111,4 +114,13 @@ impl Drop for Front {
             task.abort();
         }
     }
+}
+
+/// Opens a port; port 0 takes a free one.
+fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let socket = socket.listen(BACKLOG)?;
+    Ok((socket.local_addr()?, socket))
 }

@@ -15,13 +15,18 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::{
     connection::{Answering, Patience, Watched},
     connections::{Connections, Entered},
 };
+
+/// How many connections the kernel keeps for us that we have not taken yet; it takes as many as `net.core.somaxconn` says, if
+/// that is less. With the 128 of the standard library, clients that all come at one moment, as after a switch, are not answered
+/// by the kernel and ask again a second later.
+const BACKLOG: u32 = 4096;
 
 /// How often a connection's patience is looked at.
 const TICK: Duration = Duration::from_secs(2);
@@ -53,8 +58,11 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Opens a port. Port 0 takes a free one.
-    pub(crate) async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let socket = socket.listen(BACKLOG)?;
         Ok(Self { address: socket.local_addr()?, socket })
     }
 
