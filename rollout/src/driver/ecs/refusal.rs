@@ -19,13 +19,18 @@ const AGAIN: [&str; 8] = [
     "ServiceUnavailableException",
 ];
 
-/// By the beginning of an action: the statement of `terraform/modules/rollout-role` that allows it.
-const STATEMENTS: [(&str, &str); 17] = [
+/// By the beginning of an action: the statement that allows it, of `terraform/modules/rollout-role` or of
+/// `terraform/modules/shifter`.
+const STATEMENTS: [(&str, &str); 21] = [
     ("elasticloadbalancing:Describe", "LookAtTraffic"),
     ("elasticloadbalancing:ModifyRule", "MoveTraffic"),
     ("elasticloadbalancing:", "Remember"),
     ("ecs:DescribeTaskDefinition", "LookAtDefinitions"),
     ("ecs:DescribeServiceRevisions", "Revisions"),
+    ("ecs:ListServiceDeployments", "NativeService"),
+    ("ecs:DescribeServiceDeployments", "NativeDeployments"),
+    ("ecs:ContinueServiceDeployment", "NativeDeployments"),
+    ("ecs:StopServiceDeployment", "NativeDeployments"),
     ("ecs:DescribeServices", "Services"),
     ("ecs:UpdateService", "Services"),
     ("ecs:ListTasks", "ListTasks"),
@@ -58,8 +63,12 @@ where
 fn advice(code: &str, message: &str) -> String {
     match code {
         code if code.starts_with("AccessDenied") || code.starts_with("Unauthorized") => match statement(message) {
-            Some(statement) => format!("; `terraform/modules/rollout-role` allows it in the statement {statement}"),
-            None => "; `terraform/modules/rollout-role` has what is needed".to_owned(),
+            Some(statement) => format!(
+                "; `terraform/modules/rollout-role` (of the traffic shifter, `terraform/modules/shifter`) allows it in the \
+                 statement {statement}"
+            ),
+            None => "; `terraform/modules/rollout-role` (of the traffic shifter, `terraform/modules/shifter`) has what is needed"
+                .to_owned(),
         },
         "ExpiredToken" | "ExpiredTokenException" => "; sign in again".to_owned(),
         "InvalidClientTokenId" | "UnrecognizedClientException" | "InvalidSignatureException" | "SignatureDoesNotMatch" => {
