@@ -307,19 +307,24 @@ async fn an_event_that_is_handed_over_twice_acts_once_and_is_answered_the_same()
     drop(cut_off);
     said(function.invoke("r-2", json!({ "to": "blue", "steps": [30] })).await);
     assert_eq!((ecs.moves(), ecs.weights().await), (vec![100, 70, 0], [100, 0]));
-    let doomed = ecs.shifter(&[LONG]).await;
-    let pid = doomed.pid();
-    ecs.edge().then("AddTags", async move { signal("KILL", pid) });
-    let cut_off = doomed.begin("r-3", json!({ "to": "green" }));
-    doomed.ends().await;
-    drop(cut_off);
-    assert_eq!(ecs.weights().await, [100, 0]);
-    let done = function.invoke("r-3", json!({ "to": "green" })).await;
-    said(done.clone());
-    assert_eq!(function.invoke("r-3", json!({ "to": "green" })).await, done);
+    for (request, event, before, after) in
+        [("r-3", json!({ "to": "green" }), [100, 0], [0, 100]), ("r-4", json!({ "action": "rollback" }), [0, 100], [100, 0])]
+    {
+        let doomed = ecs.shifter(&[LONG]).await;
+        let pid = doomed.pid();
+        ecs.edge().then("AddTags", async move { signal("KILL", pid) });
+        let cut_off = doomed.begin(request, event.clone());
+        doomed.ends().await;
+        drop(cut_off);
+        assert_eq!(ecs.weights().await, before);
+        let done = function.invoke(request, event.clone()).await;
+        said(done.clone());
+        assert_eq!(ecs.weights().await, after, "what is said is not what is");
+        assert_eq!(function.invoke(request, event).await, done);
+    }
     // Also when others came after it.
     assert_eq!(function.invoke("r-1", json!({})).await, first);
-    assert_eq!((ecs.moves(), ecs.weights().await), (vec![100, 70, 0, 100], [0, 100]));
+    assert_eq!(ecs.moves(), [100, 70, 0, 100, 0]);
     whole(&ecs, load, "handed over twice").await;
 }
 

@@ -2,8 +2,8 @@
 //! function runs that has neither a lease nor a journal.
 //!
 //! What must stay true: nothing is moved to a color that is not healthy enough; what is asked twice is done once and answered
-//! the same; who moved the traffic goes on or back only while it is as it was left, so that the later one wins. The last
-//! requests and their answers are in a tag on the rule.
+//! the same, also when whoever did it was cut off at any moment; who moved the traffic goes on or back only while it is as it
+//! was left, so that the later one wins. The last requests and their answers are in a tag on the rule.
 
 mod answer;
 mod event;
@@ -133,13 +133,14 @@ impl Shifter {
         let (key, stages) = (&Answer::key(name), ask.stages());
         let (green_percent, notes) = self.driver.traffic().await?;
         let (begun, at) = match Answer::remembered(&notes, key) {
-            Some(before) if before.outcome != Outcome::Begun => return Ok(before),
-            Some(begun) if begun.epoch != notes.epoch => return Ok(begun.with(Outcome::Overtaken)),
-            Some(begun) => match share::of(begun.to, green_percent) {
-                // It was remembered, and whoever was to move it did not come to that.
-                0 => self.begin(ask, key, green_percent, &notes).await?,
-                at if stages.contains(&at) => (begun, at),
-                _ => return self.remember(begun.with(Outcome::Overtaken), &notes).await,
+            Some(before) if before.outcome != Outcome::Begun && !before.is_moving => return Ok(before),
+            Some(before) if before.epoch != notes.epoch => return Ok(before.with(Outcome::Overtaken)),
+            Some(before) => match share::of(before.leads_to(), green_percent) {
+                // Whoever was to move it may not have come to that.
+                0 if before.is_moving && before.outcome == Outcome::Begun => self.begin(ask, key, green_percent, &notes).await?,
+                at if before.is_moving && before.outcome != Outcome::Begun => return self.arrive(before, at, &notes).await,
+                at if stages.contains(&at) => (self.settle(before).await?, at),
+                _ => return self.remember(before.with(Outcome::Overtaken), &notes).await,
             },
             None => self.begin(ask, key, green_percent, &notes).await?,
         };
@@ -162,7 +163,7 @@ impl Shifter {
         let most = share::most(green_percent);
         let answer = |to: Color, outcome: Outcome, (healthy, total): (usize, usize)| {
             let (key, from, epoch) = (key.to_owned(), to.other(), notes.epoch);
-            Answer { key, outcome, from, to, healthy, total, epoch }
+            Answer { key, outcome, from, to, healthy, total, epoch, is_moving: false }
         };
         let goes_back = matches!(ask, Move::Back | Move::BackFromAlarm);
         let Some(to) = to else {
@@ -180,10 +181,30 @@ impl Shifter {
         // Who gets some of it already gets no less.
         let first = ask.stages().into_iter().find(|stage| *stage > at).unwrap_or(100);
         let outcome = if goes_back { Outcome::WentBack } else { Outcome::Begun };
-        let answer = Answer { epoch: notes.epoch + 1, ..answer(to, outcome, health) };
+        let answer = Answer { epoch: notes.epoch + 1, is_moving: true, ..answer(to, outcome, health) };
         self.driver.answer_and_move(share::of(to, first), notes.epoch, &answer.beside(notes)).await?;
         tracing::info!("{first} % of the traffic goes to {to}");
-        Ok((answer, first))
+        Ok((self.settle(answer).await?, first))
+    }
+
+    /// Ends a way back on which somebody was cut off, when so much of the traffic had come there.
+    async fn arrive(&self, back: Answer, at: u8, notes: &Notes) -> Result<Answer, ShifterError> {
+        if at < 100 {
+            let there = share::of(back.leads_to(), 100);
+            self.driver.answer_and_move_on(there, back.epoch, &back.beside(notes)).await?;
+            tracing::info!("all traffic goes to {}", back.leads_to());
+        }
+        self.settle(back).await
+    }
+
+    /// Remembers that the weights are what an answer says, unless somebody has acted since.
+    async fn settle(&self, answer: Answer) -> Result<Answer, ShifterError> {
+        if !answer.is_moving {
+            return Ok(answer);
+        }
+        let settled = Answer { is_moving: false, ..answer };
+        let (_, notes) = self.driver.traffic().await?;
+        if notes.epoch == settled.epoch { self.remember(settled, &notes).await } else { Ok(settled) }
     }
 
     /// Watches a move that has come to this percent, and goes on with it. It is watched for as long as one without steps.
@@ -242,10 +263,14 @@ impl Shifter {
             // The traffic would go from bad to nobody.
             return self.remember(failed.with(Outcome::Stuck), &notes).await;
         }
-        let back = Answer { epoch: begun.epoch + 1, ..failed };
+        let back = Answer { epoch: begun.epoch + 1, is_moving: true, ..failed };
+        let is_ours = |notes: &Notes| Answer::remembered(notes, &back.key).is_some_and(|now| now == back);
         match self.driver.answer_and_move(share::of(begun.from, 100), begun.epoch, &back.beside(&notes)).await {
-            Ok(()) => Ok(back),
-            Err(failure) if self.as_left(&begun, at).await?.is_some() => Err(failure.into()),
+            Ok(()) => self.settle(back.clone()).await,
+            // What it wrote before it moved stands there: asked for again, it is gone on with from there.
+            Err(failure) if self.as_left(&begun, at).await?.is_some() || is_ours(&self.driver.traffic().await?.1) => {
+                Err(failure.into())
+            }
             Err(_) => self.give_up(begun).await,
         }
     }
@@ -545,6 +570,49 @@ mod tests {
         assert_eq!(weights(&double), [100, 0]);
         let said = body(ask(&double, json!({}), "1").await);
         assert_eq!((said["message"].as_str(), weights(&double)), (Some("Traffic switch successful"), vec![0, 100]));
+    }
+
+    #[tokio::test]
+    async fn whoever_was_cut_off_on_the_way_back_goes_back_when_it_comes_again() {
+        let (back, refuse) = (json!({ "action": "rollback" }), |state: &mut State| state.refuses = Some("OperationNotPermitted"));
+        let double = Double::start().await;
+        body(ask(&double, json!({}), "1").await);
+        on(&double, "ModifyRule", 1, refuse);
+        assert!(ask(&double, back.clone(), "2").await.is_err());
+        assert_eq!(weights(&double), [0, 100]);
+        let said = body(ask(&double, back.clone(), "2").await);
+        assert_eq!((said["message"].as_str(), weights(&double)), (Some("All traffic goes to blue again"), vec![100, 0]));
+        // It was done, and is not done again after somebody set the weights.
+        double.state().weigh(30, 70);
+        assert_eq!(body(ask(&double, back, "2").await), said);
+        assert_eq!(weights(&double), [30, 70]);
+        // A move that was none for the better.
+        let double = Double::start().await;
+        let mut moved = 0;
+        double.meddle(move |call, state| {
+            moved += usize::from(call == "ModifyRule");
+            if call == "ModifyRule" && moved == 1 {
+                unwell(state, Color::Green);
+            } else if call == "ModifyRule" && moved == 2 {
+                refuse(state);
+            }
+        });
+        assert!(ask(&double, json!({}), "1").await.is_err());
+        assert_eq!(weights(&double), [0, 100]);
+        let failed = ask(&double, json!({}), "1").await.unwrap_err();
+        assert_eq!((weights(&double), failed.contains("rolled back to blue")), (vec![100, 0], true), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn what_somebody_took_back_by_hand_after_its_watcher_was_cut_off_is_let_be() {
+        let double = Double::start().await;
+        on(&double, "DescribeTargetHealth", 2, |state| state.refuses = Some("ValidationError"));
+        assert!(ask(&double, json!({}), "1").await.is_err());
+        assert_eq!(weights(&double), [0, 100]);
+        double.state().weigh(100, 0);
+        let stopped = ask(&double, json!({}), "1").await.unwrap_err();
+        assert!(stopped.starts_with("Somebody else moved the traffic"), "{stopped}");
+        assert_eq!((weights(&double), moves(&double)), (vec![100, 0], 1));
     }
 
     #[tokio::test]

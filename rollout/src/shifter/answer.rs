@@ -27,6 +27,8 @@ pub(super) struct Answer {
     pub(super) total: usize,
     /// Of the move.
     pub(super) epoch: i64,
+    /// It is remembered before the weights are set, and they may not be what it says.
+    pub(super) is_moving: bool,
 }
 
 /// How it ended, so far.
@@ -71,6 +73,9 @@ const WORDS: [(Outcome, &str); 11] = [
     (Outcome::Overtaken, "overtaken"),
 ];
 
+/// Behind one that may not be true yet.
+const MOVING: &str = ":moving";
+
 /// The longest that a tag may be.
 const MOST: usize = 256;
 
@@ -98,6 +103,14 @@ impl Answer {
             text = longer;
         }
         text
+    }
+
+    /// Whom the weights lead to when it is as it says.
+    pub(super) fn leads_to(&self) -> Color {
+        match self.outcome {
+            Outcome::BackUnhealthy | Outcome::BackUnanswered => self.from,
+            _ => self.to,
+        }
     }
 
     pub(super) fn with(self, outcome: Outcome) -> Self {
@@ -146,9 +159,9 @@ impl Answer {
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, outcome, from, to, healthy, total, epoch } = self;
+        let Self { key, outcome, from, to, healthy, total, epoch, is_moving } = self;
         let word = WORDS.iter().find(|(named, _)| named == outcome).map_or("begun", |(_, word)| word);
-        write!(f, "{key}:{word}:{from}:{to}:{healthy}/{total}:{epoch}")
+        write!(f, "{key}:{word}:{from}:{to}:{healthy}/{total}:{epoch}{}", if *is_moving { MOVING } else { "" })
     }
 }
 
@@ -156,6 +169,7 @@ impl FromStr for Answer {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
+        let (text, is_moving) = text.strip_suffix(MOVING).map_or((text, false), |text| (text, true));
         let parts: Vec<_> = text.split(':').collect();
         let [key, word, from, to, health, epoch] = parts[..] else { return Err(()) };
         let (outcome, _) = WORDS.iter().find(|(_, named)| *named == word).ok_or(())?;
@@ -170,6 +184,7 @@ impl FromStr for Answer {
             healthy: number(healthy)?,
             total: number(total)?,
             epoch: epoch.parse().map_err(drop)?,
+            is_moving,
         })
     }
 }
@@ -185,14 +200,16 @@ mod tests {
 
     fn answer_to(name: &str) -> Answer {
         let (outcome, from, to) = (Outcome::BackUnanswered, Color::Green, Color::Blue);
-        Answer { key: Answer::key(name), outcome, from, to, healthy: 10, total: 10, epoch: 17 }
+        Answer { key: Answer::key(name), outcome, from, to, healthy: 10, total: 10, epoch: 17, is_moving: false }
     }
 
     #[test]
     fn what_is_remembered_is_what_was_answered() {
         for (outcome, _) in WORDS {
-            let answer = answer_to("job 1").with(outcome);
-            assert_eq!(answer.to_string().parse(), Ok(answer));
+            for is_moving in [false, true] {
+                let answer = Answer { is_moving, ..answer_to("job 1").with(outcome) };
+                assert_eq!(answer.to_string().parse(), Ok(answer));
+            }
         }
         let answer = |number: i64| Answer { epoch: number, ..answer_to(&format!("request {number}")) };
         let mut notes = Notes::default();
