@@ -322,9 +322,9 @@ async fn a_thousand_clients_that_come_at_one_moment_are_let_in_before_any_of_the
     let kept: usize = kept.trim().parse().expect("it is a number");
     let server = example("slow", &[]).await;
     server.signal("STOP");
-    let mut clients: Vec<_> = (0..kept.min(1000)).map(|_| TcpStream::connect(server.address())).map(tokio::spawn).collect();
+    let clients: Vec<_> = (0..kept.min(1000)).map(|_| TcpStream::connect(server.address())).map(tokio::spawn).collect();
     let mut all = Vec::new();
-    for client in &mut clients {
+    for client in clients {
         let client = tokio::time::timeout(LONG, client).await.expect("the kernel lets it in");
         all.push(client.expect("it does not panic").expect("it is let in"));
     }

@@ -79,6 +79,15 @@ const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// How long after a move an alarm is believed to be because of it, in seconds.
 const BECAUSE_OF_IT: i64 = 3600;
 
+// === impl Limits ===
+
+impl Limits {
+    /// Whether so many healthy targets of so many are.
+    fn are_enough(&self, (healthy, total): (usize, usize)) -> bool {
+        healthy > 0 && healthy * 100 >= total * usize::from(self.healthy_percent)
+    }
+}
+
 // === impl Shifter ===
 
 impl Shifter {
@@ -96,8 +105,8 @@ impl Shifter {
         match Event::read(event, request)? {
             Event::Asked(ask, name) => self.reply(ask, &name).await,
             Event::Job(id, ask) => self.job(&id, ask).await,
-            Event::Over(words) => Ok(json!({ "statusCode": 200, "body": json!({ "message": words }).to_string() })),
-            Event::Hook(hook) => Ok(hook.answer(&self.driver, &self.http, &self.limits).await),
+            Event::Over(words) => Ok(response(200, &json!({ "message": words }))),
+            Event::Hook(hook) => Ok(hook.answer(self).await),
         }
     }
 
@@ -116,7 +125,7 @@ impl Shifter {
             Err(failure) => {
                 let words = crate::chain(&failure);
                 self.driver.end_job(id, Err(&words)).await?;
-                Ok(json!({ "statusCode": 500, "body": json!({ "message": words }).to_string() }))
+                Ok(response(500, &json!({ "message": words })))
             }
         }
     }
@@ -124,7 +133,7 @@ impl Shifter {
     async fn reply(&self, ask: Ask, name: &str) -> Result<Value, ShifterError> {
         match ask {
             Ask::Move(asked) => self.answer(asked, name).await?.reply(),
-            Ask::Pause(pause) => pause.answer(&self.driver, &self.http, &self.limits).await,
+            Ask::Pause(pause) => pause.answer(self).await,
         }
     }
 
@@ -133,14 +142,14 @@ impl Shifter {
         let (key, stages) = (&Answer::key(name), ask.stages());
         let (green_percent, notes) = self.driver.traffic().await?;
         let (begun, at) = match Answer::remembered(&notes, key) {
-            Some(before) if before.outcome != Outcome::Begun && !before.is_moving => return Ok(before),
+            Some(before) if !before.is_open() => return Ok(before),
             Some(before) if before.epoch != notes.epoch => return Ok(before.with(Outcome::Overtaken)),
-            Some(before) => match share::of(before.leads_to(), green_percent) {
-                // Whoever was to move it may not have come to that.
-                0 if before.is_moving && before.outcome == Outcome::Begun => self.begin(ask, key, green_percent, &notes).await?,
-                at if before.is_moving && before.outcome != Outcome::Begun => return self.arrive(before, at, &notes).await,
-                at if stages.contains(&at) => (self.settle(before).await?, at),
-                _ => return self.remember(before.with(Outcome::Overtaken), &notes).await,
+            Some(back) if back.outcome != Outcome::Begun => return self.arrive(back, green_percent, &notes).await,
+            Some(begun) => match share::of(begun.to, green_percent) {
+                // Whoever was to move it did not come to that.
+                0 if begun.is_moving => self.begin(ask, key, green_percent, &notes).await?,
+                at if stages.contains(&at) => (self.settle(begun).await?, at),
+                _ => return self.remember(begun.with(Outcome::Overtaken), &notes).await,
             },
             None => self.begin(ask, key, green_percent, &notes).await?,
         };
@@ -175,7 +184,7 @@ impl Shifter {
             return Ok((self.remember(answer(to, Outcome::Already, health), notes).await?, at));
         }
         // Going back, anybody who is there is better than who is not good enough.
-        if !(if goes_back { health.0 > 0 } else { self.is_enough(health) }) {
+        if !(if goes_back { health.0 > 0 } else { self.limits.are_enough(health) }) {
             return Ok((self.remember(answer(to, Outcome::Unhealthy, health), notes).await?, at));
         }
         // Who gets some of it already gets no less.
@@ -187,12 +196,12 @@ impl Shifter {
         Ok((self.settle(answer).await?, first))
     }
 
-    /// Ends a way back on which somebody was cut off, when so much of the traffic had come there.
-    async fn arrive(&self, back: Answer, at: u8, notes: &Notes) -> Result<Answer, ShifterError> {
-        if at < 100 {
-            let there = share::of(back.leads_to(), 100);
-            self.driver.answer_and_move_on(there, back.epoch, &back.beside(notes)).await?;
-            tracing::info!("all traffic goes to {}", back.leads_to());
+    /// Ends a way back on which somebody was cut off.
+    async fn arrive(&self, back: Answer, green_percent: u8, notes: &Notes) -> Result<Answer, ShifterError> {
+        let to = back.leads_to();
+        if share::of(to, green_percent) < 100 {
+            self.driver.answer_and_move_on(share::of(to, 100), back.epoch, &back.beside(notes)).await?;
+            tracing::info!("all traffic goes to {to}");
         }
         self.settle(back).await
     }
@@ -237,7 +246,7 @@ impl Shifter {
             let Some(notes) = self.as_left(begun, at).await? else { return Ok(Baked::Overtaken) };
             let left = long.saturating_sub(started.elapsed());
             let health = self.driver.health(begun.to).await?;
-            if health.0 == 0 || left.is_zero() && !self.is_enough(health) {
+            if health.0 == 0 || left.is_zero() && !self.limits.are_enough(health) {
                 let failed = Answer { healthy: health.0, total: health.1, ..begun.clone() };
                 return Ok(Baked::Bad(failed.with(Outcome::BackUnhealthy)));
             }
@@ -296,10 +305,6 @@ impl Shifter {
         Ok(is_as_left.then_some(notes))
     }
 
-    fn is_enough(&self, (healthy, total): (usize, usize)) -> bool {
-        healthy > 0 && healthy * 100 >= total * usize::from(self.limits.healthy_percent)
-    }
-
     /// Whether clients are answered, and by whom: a server that does not say its color is not asked for it.
     async fn is_answered_by(&self, color: Color) -> Result<(), String> {
         let Some(entrance) = &self.limits.entrance else { return Ok(()) };
@@ -311,6 +316,11 @@ impl Shifter {
             _ => Ok(()),
         }
     }
+}
+
+/// What Lambda hands to whoever asked.
+fn response(status: u16, body: &Value) -> Value {
+    json!({ "statusCode": status, "body": body.to_string() })
 }
 
 #[cfg(test)]

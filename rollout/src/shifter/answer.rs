@@ -105,6 +105,11 @@ impl Answer {
         text
     }
 
+    /// Whether somebody has to go on with it.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_moving || self.outcome == Outcome::Begun
+    }
+
     /// Whom the weights lead to when it is as it says.
     pub(super) fn leads_to(&self) -> Color {
         match self.outcome {
@@ -126,7 +131,7 @@ impl Answer {
                 let (now, then) = (if stays { self.to } else { self.from }, self.to);
                 let health = json!({ "healthy": self.healthy, "total": self.total });
                 let body = json!({ "message": words, "currentEnvironment": now, "newEnvironment": then, "health": health });
-                Ok(json!({ "statusCode": 200, "body": body.to_string() }))
+                Ok(super::response(200, &body))
             }
             _ => Err(ShifterError::Answer(words)),
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bg_runtime::Color;
 use serde_json::{Value, json};
 
-use super::{ASKED_WITHIN, Limits};
+use super::{ASKED_WITHIN, Limits, Shifter};
 use crate::{
-    driver::{Driver, DriverError, Ended, Image, Observation, Replica, Said, Slot, ecs::EcsDriver},
+    driver::{Driver, DriverError, Ended, Image, Observation, Replica, Said, Slot},
     gate::{self, Gate},
     http::Http,
 };
@@ -60,8 +60,8 @@ impl Hook {
     }
 
     /// Whether the deployment goes on, goes back, or asks again. Never an error: ECS would only see that there was one.
-    pub(super) async fn answer(&self, driver: &EcsDriver, http: &Http, limits: &Limits) -> Value {
-        match verdict(&self.stage, &self.revision, driver, http, limits).await {
+    pub(super) async fn answer(&self, shifter: &Shifter) -> Value {
+        match verdict(&self.stage, &self.revision, shifter).await {
             Verdict::Passed(words) => said("SUCCEEDED", &words),
             Verdict::NotYet(words) => self.again(&words),
             Verdict::Failed(words) => said("FAILED", &words),
@@ -85,19 +85,19 @@ fn said(status: &str, words: &str) -> Value {
 }
 
 /// Whether a revision may go on from this stage.
-pub(super) async fn verdict(stage: &str, revision: &str, driver: &EcsDriver, http: &Http, limits: &Limits) -> Verdict {
+pub(super) async fn verdict(stage: &str, revision: &str, shifter: &Shifter) -> Verdict {
     if BEFORE_IT_RUNS.contains(&stage) {
         return Verdict::Passed("nothing runs yet".to_owned());
     }
-    let ((healthy, total), replicas) = match driver.revision(revision).await {
+    let (health, replicas) = match shifter.driver.revision(revision).await {
         Ok(found) => found,
         Err(failure @ DriverError::Away(..)) => return Verdict::NotYet(crate::chain(&failure)),
         Err(failure) => return Verdict::Failed(crate::chain(&failure)),
     };
-    if healthy == 0 || healthy * 100 < total * usize::from(limits.healthy_percent) {
-        return Verdict::NotYet(format!("{healthy}/{total} targets are healthy"));
+    if !shifter.limits.are_enough(health) {
+        return Verdict::NotYet(format!("{}/{} targets are healthy", health.0, health.1));
     }
-    match passed(replicas, http, limits).await {
+    match passed(replicas, &shifter.http, &shifter.limits).await {
         Ok(words) => Verdict::Passed(words),
         Err(words) => Verdict::Failed(words),
     }

@@ -8,13 +8,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{
-    LOOK, Limits, ShifterError,
+    LOOK, Shifter, ShifterError,
     hook::{self, Verdict},
 };
-use crate::{
-    driver::ecs::{EcsDriver, InProgress},
-    http::Http,
-};
+use crate::driver::ecs::{EcsDriver, InProgress};
 
 /// What is to become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,26 +36,24 @@ pub(super) enum Word {
 
 impl Pause {
     /// Says the word, and to whom it was said.
-    pub(super) async fn answer(&self, driver: &EcsDriver, http: &Http, limits: &Limits) -> Result<Value, ShifterError> {
+    pub(super) async fn answer(&self, shifter: &Shifter) -> Result<Value, ShifterError> {
         let mut told = Vec::new();
-        for deployment in driver.in_progress(&self.arn).await? {
-            if self.word == Word::Rollback && deployment.waiting.is_empty() {
-                driver.undo(&deployment.arn).await?;
-                told.push(json!({ "deployment": deployment.arn, "action": "ROLLBACK" }));
-            }
+        for deployment in shifter.driver.in_progress(&self.arn).await? {
             if deployment.waiting.is_empty() {
+                if self.word == Word::Rollback {
+                    shifter.driver.undo(&deployment.arn).await?;
+                    told.push(json!({ "deployment": deployment.arn, "action": "ROLLBACK" }));
+                }
                 continue;
             }
-            let (goes_on, words) = self.decide(&deployment, driver, http, limits).await?;
+            let (goes_on, words) = self.decide(&deployment, shifter).await?;
             tracing::info!("{} goes {}: {words}", deployment.arn, if goes_on { "on" } else { "back" });
-            for hook in &deployment.waiting {
-                if self.say(&deployment, hook, goes_on, driver).await? {
+            // Who goes back is asked by no other hook.
+            let hooks = if goes_on { &deployment.waiting[..] } else { &deployment.waiting[..1] };
+            for hook in hooks {
+                if say(&deployment.arn, hook, goes_on, &shifter.driver).await? {
                     let action = if goes_on { "CONTINUE" } else { "ROLLBACK" };
                     told.push(json!({ "deployment": deployment.arn, "hook": hook, "action": action, "because": words }));
-                }
-                // Who goes back is asked by no other hook.
-                if !goes_on {
-                    break;
                 }
             }
         }
@@ -67,46 +62,39 @@ impl Pause {
             (true, Word::Rollback) => "No deployment is in progress: nothing was done",
             (true, _) => "No hook waits: nothing was done",
         };
-        Ok(json!({ "statusCode": 200, "body": json!({ "message": message, "told": told }).to_string() }))
+        Ok(super::response(200, &json!({ "message": message, "told": told })))
     }
 
     /// Whether it goes on, and why.
-    async fn decide(
-        &self,
-        deployment: &InProgress,
-        driver: &EcsDriver,
-        http: &Http,
-        limits: &Limits,
-    ) -> Result<(bool, String), ShifterError> {
+    async fn decide(&self, deployment: &InProgress, shifter: &Shifter) -> Result<(bool, String), ShifterError> {
         if self.word == Word::Rollback {
             return Ok((false, "somebody said so".to_owned()));
         }
-        let started = Instant::now();
+        let (started, bake) = (Instant::now(), shifter.limits.bake);
         loop {
-            let words = match hook::verdict(&deployment.stage, &deployment.revision, driver, http, limits).await {
+            let words = match hook::verdict(&deployment.stage, &deployment.revision, shifter).await {
                 Verdict::Passed(words) => return Ok((true, words)),
                 Verdict::Failed(words) if self.word == Word::Gates => return Ok((false, words)),
-                Verdict::Failed(words) => words,
-                Verdict::NotYet(_) if started.elapsed() < limits.bake => {
-                    tokio::time::sleep(LOOK.min(limits.bake)).await;
+                Verdict::NotYet(_) if started.elapsed() < bake => {
+                    tokio::time::sleep(LOOK.min(bake)).await;
                     continue;
                 }
-                Verdict::NotYet(words) => words,
+                Verdict::Failed(words) | Verdict::NotYet(words) => words,
             };
             return Err(ShifterError::Answer(format!("The deployment did not go on and still waits: {words}")));
         }
     }
+}
 
-    /// Answers a hook, and says whether it was still waiting for that.
-    async fn say(&self, deployment: &InProgress, hook: &String, goes_on: bool, driver: &EcsDriver) -> Result<bool, ShifterError> {
-        let Err(failure) = driver.answer_hook(&deployment.arn, hook, goes_on).await else { return Ok(true) };
-        let now = driver.in_progress(&deployment.arn).await?;
-        if now.iter().any(|now| now.waiting.contains(hook)) {
-            return Err(failure.into());
-        }
-        tracing::info!("{hook} was answered by somebody else");
-        Ok(false)
+/// Answers a hook, and says whether it was still waiting for that.
+async fn say(deployment: &str, hook: &str, goes_on: bool, driver: &EcsDriver) -> Result<bool, ShifterError> {
+    let Err(failure) = driver.answer_hook(deployment, hook, goes_on).await else { return Ok(true) };
+    let now = driver.in_progress(deployment).await?;
+    if now.iter().any(|now| now.waiting.iter().any(|waiting| waiting == hook)) {
+        return Err(failure.into());
     }
+    tracing::info!("{hook} was answered by somebody else");
+    Ok(false)
 }
 
 #[cfg(test)]
