@@ -203,12 +203,12 @@ async fn too_many_calls_in_a_process_are_refused_and_every_other_door_stays_open
     server.calls(2).await;
     let in_session = format!("mcp-session-id: {session}\r\n");
     for headers in ["", &in_session] {
-        assert_eq!(refused(&send(&server, PING, headers).await, 503, "CALLS_MAX"), 1);
+        assert_eq!(refused(&send(&server, PING, headers).await, 429, "CALLS_MAX"), 1);
     }
     // Before its body is there.
     let mut early = Connection::open(server.address()).await;
     early.send(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n").await;
-    assert_eq!(refused(&early.answer().await, 503, "CALLS_MAX"), 1);
+    assert_eq!(refused(&early.answer().await, 429, "CALLS_MAX"), 1);
     for (door, status) in
         [("/health", 200), ("/ready", 200), ("/health/database", 404), ("/.well-known/oauth-protected-resource", 404)]
     {
@@ -242,7 +242,7 @@ async fn bodies_that_drip_keep_no_call_out() {
     }
     let mut another = Connection::open(server.address()).await;
     another.send(head).await;
-    refused(&another.answer().await, 503, "CALLS_MAX");
+    refused(&another.answer().await, 429, "CALLS_MAX");
     for mut connection in dripping {
         assert_eq!(connection.answer().await.status, 408);
     }
@@ -270,7 +270,7 @@ async fn a_flood_of_connections_keeps_no_call_and_no_probe_out() {
         server.calls(u64::from(n) + 1).await;
     }
     for _ in 0..10 {
-        refused(&send(&server, PING, "").await, 503, "CONNECTIONS_MAX");
+        refused(&send(&server, PING, "").await, 429, "CONNECTIONS_MAX");
         let health = get(server.address(), "/health").await;
         assert!(health.status == 200 && health.head.to_ascii_lowercase().contains("connection: close"), "{}", health.head);
     }

@@ -346,6 +346,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             lifecycle: lifecycle.clone(),
             checks: checks.clone(),
             database: self.database.clone(),
+            database_health: Arc::default(),
             openai_challenge: config.openai_challenge.as_deref().map(Into::into),
             resource: authenticator.resource().map(|resource| Arc::new(resource.document())),
             sessions,

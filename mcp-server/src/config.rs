@@ -418,7 +418,7 @@ fn limits(reader: &mut Reader<'_>, authentication: Option<&Authentication>, list
         calls: reader.count(
             "CALLS_MAX",
             512,
-            "calls of this process at once, the rest gets 503 at once and is to come again; 50 for each connection of the database: at 2 ms each the last one waits 0.1 s",
+            "requests to /mcp of this process at once, the rest gets 429 with Retry-After at once; 50 for each connection of the database: at 2 ms each the last one waits 0.1 s",
         ),
         connections,
         connections_of_address: reader.count(

@@ -112,6 +112,8 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 /// The limits of a process, and what they counted.
 pub(crate) struct Limits {
     config: LimitsConfig,
+    /// Requests to `/mcp` whose responses have not left to the last byte.
+    calls: AtomicUsize,
     /// Calls whose bodies are still on their way.
     arriving: AtomicUsize,
     rates: Option<Rates<Arc<str>>>,
@@ -171,14 +173,6 @@ impl Limit {
             Self::SessionsOfPrincipal => "sessions_of_principal",
         }
     }
-
-    /// The process is at its end, or the caller is.
-    const fn status(self) -> StatusCode {
-        match self {
-            Self::Calls | Self::Connections => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::TOO_MANY_REQUESTS,
-        }
-    }
 }
 
 // === impl Limits ===
@@ -188,6 +182,7 @@ impl Limits {
         const SECOND: Duration = Duration::from_secs(1);
         let (principal, address) = (config.principal, config.address);
         Self {
+            calls: AtomicUsize::new(0),
             arriving: AtomicUsize::new(0),
             rates: quota(principal.rate, principal.burst, SECOND).map(Rates::new),
             principals: Arc::new(Principals::new(principal)),
@@ -201,11 +196,20 @@ impl Limits {
         }
     }
 
-    /// Whether a call is too much that is one of so many requests. One whose body is still on its way is no call yet: bodies
-    /// that drip must not keep others out.
-    pub(crate) fn is_full(&self, among: usize) -> bool {
-        let most = self.config.calls;
-        most > 0 && among > most && among > most + self.arriving.load(Ordering::Relaxed)
+    /// Counts a request to `/mcp` until [`Self::end_call`].
+    pub(crate) fn begin_call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_call(&self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether more calls are in flight than there may be. A call whose body is still uploading is not counted: bodies that drip
+    /// must not keep others out.
+    pub(crate) fn is_full(&self) -> bool {
+        let (most, calls) = (self.config.calls, self.calls.load(Ordering::Relaxed));
+        most > 0 && calls > most && calls > most + self.arriving.load(Ordering::Relaxed)
     }
 
     /// Notes that a body is waited for; nothing when as many are as there may be calls.
@@ -270,18 +274,18 @@ impl Limits {
     /// The answer to what is too much.
     pub(crate) fn refuse(&self, (limit, after): Refused, id: Option<&str>) -> Response<Payload> {
         self.note(limit);
-        answer(limit, after, refusal(&words(&self.config, limit), after, id))
+        answer(after, refusal(&words(&self.config, limit), after, id))
     }
 
     /// The answer to a call that is too much.
     pub(crate) fn shed(&self) -> Response<Payload> {
         self.note(Limit::Calls);
-        answer(Limit::Calls, SHED_FOR, self.full.clone())
+        answer(SHED_FOR, self.full.clone())
     }
 
     /// The answer to a call on a connection that is one too many.
     pub(crate) fn crowded(&self) -> Response<Payload> {
-        answer(Limit::Connections, SHED_FOR, refusal(&words(&self.config, Limit::Connections), SHED_FOR, None))
+        answer(SHED_FOR, refusal(&words(&self.config, Limit::Connections), SHED_FOR, None))
     }
 
     /// Counts a refusal, and says now and then that there are some.
@@ -340,8 +344,11 @@ fn refusal(words: &str, after: u64, id: Option<&str>) -> Bytes {
     envelope::error(id, envelope::INTERNAL_ERROR, &words, Some(r#"{"retryable":true}"#))
 }
 
-fn answer(limit: Limit, after: u64, body: Bytes) -> Response<Payload> {
-    let mut answer = json(limit.status(), body);
+/// The refusal of a request by any limit. It is 429 and not 503, also where the whole process is busy (RFC 6585 leaves open how
+/// requests are counted): a balancer counts 5xx as failures of the server, and an alarm on them would let whoever floods it
+/// cause a rollback.
+fn answer(after: u64, body: Bytes) -> Response<Payload> {
+    let mut answer = json(StatusCode::TOO_MANY_REQUESTS, body);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
     answer
 }
@@ -371,20 +378,27 @@ pub(crate) mod tests {
     #[test]
     fn a_body_that_drips_keeps_no_call_out_and_is_itself_bounded() {
         let (limits, _) = limits(of(2));
-        assert!(!limits.is_full(2) && limits.is_full(3));
+        let is_full = |calls: usize| {
+            (0..calls).for_each(|_| limits.begin_call());
+            let is_full = limits.is_full();
+            (0..calls).for_each(|_| limits.end_call());
+            is_full
+        };
+        assert!(!is_full(2) && is_full(3));
         let first = limits.arriving();
-        assert!(first.is_some() && !limits.is_full(3), "what arrives is no call yet");
+        assert!(first.is_some() && !is_full(3), "what arrives is no call yet");
         let second = limits.arriving();
         assert!(limits.arriving().is_none(), "as many as calls, and no more");
-        assert!(limits.is_full(5) && !limits.is_full(4));
+        assert!(is_full(5) && !is_full(4));
         drop((first, second));
-        assert!(limits.is_full(3));
+        assert!(is_full(3));
     }
 
     #[test]
     fn zero_is_no_limit() {
         let (limits, _) = limits(LimitsConfig::default());
-        assert!(!limits.is_full(usize::MAX));
+        (0..1000).for_each(|_| limits.begin_call());
+        assert!(!limits.is_full());
         let all: Vec<_> = (0..100).map(|_| limits.arriving()).collect();
         assert!(all.iter().all(Option::is_some));
         let (ada, peer) = (Principal::named("ada"), Some(Peer([198, 51, 100, 1].into())));
@@ -401,7 +415,7 @@ pub(crate) mod tests {
     fn a_refusal_says_which_limit_and_when_to_come_again_and_is_counted() {
         let (limits, telemetry) = limits(of(2));
         let answer = limits.refuse((Limit::Calls, 1), Some("7"));
-        assert_eq!((answer.status().as_u16(), &answer.headers()[header::RETRY_AFTER]), (503, &HeaderValue::from(1)));
+        assert_eq!((answer.status().as_u16(), &answer.headers()[header::RETRY_AFTER]), (429, &HeaderValue::from(1)));
         let Payload::Bytes(body) = answer.into_body() else { panic!("it is there whole") };
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["id"], &body["error"]["data"]["retryable"]), (&7.into(), &true.into()));

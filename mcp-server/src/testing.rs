@@ -15,10 +15,7 @@ use tokio::{
 };
 
 pub use self::judge::flaw;
-use crate::{
-    App, HttpConfig, Running, StartError,
-    http::{body::Held, connection::Watch},
-};
+use crate::{App, HttpConfig, Running, StartError, http::body::Held};
 
 /// An application under test.
 #[derive(Debug)]
@@ -109,7 +106,7 @@ impl Server {
     /// One request to any public door, through no socket and through all that is done around an answer. The body of the answer
     /// comes as it is made, and may have no end.
     pub async fn handle(&self, request: Request<Full<Bytes>>) -> Response<Body> {
-        let answering = Watch::new(std::net::Ipv4Addr::LOCALHOST.into(), false).answering();
+        let answering = self.running.edge().watch().answering();
         // In a box, or the type of a test's own future grows beyond what the compiler follows.
         let answered = Box::pin(self.running.edge().respond(request, answering)).await;
         answered.map(|body: Held| Body::new(body))

@@ -1,7 +1,7 @@
 //! Who is in the house. An [`Admission`] is one request being answered or one stream being open; dropping it is leaving.
 //!
 //! Nothing is refused for leaving before the process has stopped: a request that arrives while it drains was already on its
-//! way, and turning it away would be a lost call. Whoever wants to refuse what is too much looks at [`Admission::among`].
+//! way, and turning it away would be a lost call. How much is too much is counted elsewhere.
 
 use super::{Lifecycle, Refused, Stage, Status};
 
@@ -19,7 +19,6 @@ pub enum Work {
 pub struct Admission {
     lifecycle: Lifecycle,
     work: Work,
-    among: usize,
 }
 
 impl Lifecycle {
@@ -28,16 +27,15 @@ impl Lifecycle {
     /// # Errors
     /// Only when the process has stopped.
     pub fn admit(&self, work: Work) -> Result<Admission, Refused> {
-        let mut among = 0;
+        let mut is_admitted = false;
         self.count(|status| {
             if status.stage < Stage::Stopped {
-                let count = of(status, work);
-                *count += 1;
-                among = *count;
+                *of(status, work) += 1;
+                is_admitted = true;
             }
         });
-        if among > 0 {
-            Ok(Admission { lifecycle: self.clone(), work, among })
+        if is_admitted {
+            Ok(Admission { lifecycle: self.clone(), work })
         } else {
             Err(Refused { from: Stage::Stopped, to: Stage::Serving })
         }
@@ -54,11 +52,6 @@ impl Lifecycle {
 }
 
 impl Admission {
-    /// How many of its kind there were when it was let in, itself included.
-    pub fn among(&self) -> usize {
-        self.among
-    }
-
     /// What was admitted.
     pub fn work(&self) -> Work {
         self.work
@@ -99,7 +92,6 @@ mod tests {
         let call = lifecycle.admit(Work::Call).unwrap();
         let mut other = lifecycle.admit(Work::Call).unwrap();
         assert_eq!((lifecycle.status().calls, lifecycle.status().streams), (2, 0));
-        assert_eq!((call.among(), other.among()), (1, 2));
         other.become_stream();
         other.become_stream();
         assert_eq!((lifecycle.status().calls, lifecycle.status().streams), (1, 1));

@@ -22,6 +22,8 @@ use tokio::{
     sync::Notify,
 };
 
+use crate::limits::Limits;
+
 /// How long a connection may keep us waiting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -35,10 +37,10 @@ pub(crate) struct Patience {
 }
 
 /// What is known of a connection, shared between its reads, its requests and its watch.
-#[derive(Debug)]
 pub(crate) struct Watch {
     born: Instant,
     peer: IpAddr,
+    limits: Arc<Limits>,
     /// Whether it is one more than there may be.
     is_extra: bool,
     is_given_up: AtomicBool,
@@ -56,8 +58,11 @@ pub(crate) struct Watch {
 }
 
 /// A request being answered.
-#[derive(Debug)]
-pub(crate) struct Answering(Arc<Watch>);
+pub(crate) struct Answering {
+    watch: Arc<Watch>,
+    /// Whether it counts as a call.
+    is_call: bool,
+}
 
 /// A TCP stream that notes when a request begins to come in.
 pub(crate) struct Watched {
@@ -66,10 +71,11 @@ pub(crate) struct Watched {
 }
 
 impl Watch {
-    pub(crate) fn new(peer: IpAddr, is_extra: bool) -> Arc<Self> {
+    pub(crate) fn new(peer: IpAddr, is_extra: bool, limits: Arc<Limits>) -> Arc<Self> {
         Arc::new(Self {
             born: Instant::now(),
             peer,
+            limits,
             is_extra,
             is_given_up: AtomicBool::new(false),
             given_up: Notify::new(),
@@ -123,7 +129,7 @@ impl Watch {
         self.answering.fetch_add(1, Ordering::Relaxed);
         self.asked.store(true, Ordering::Relaxed);
         self.asking_since.store(0, Ordering::Relaxed);
-        Answering(self.clone())
+        Answering { watch: self.clone(), is_call: false }
     }
 
     /// Whether a request has ever come in whole.
@@ -172,14 +178,29 @@ impl Watch {
 
 impl Answering {
     pub(crate) fn watch(&self) -> &Watch {
-        &self.0
+        &self.watch
+    }
+
+    /// Counts the request as a call until the guard is dropped.
+    pub(crate) fn count_as_call(&mut self) {
+        if !std::mem::replace(&mut self.is_call, true) {
+            self.watch.limits.begin_call();
+        }
+    }
+
+    /// Counts it no longer: it is refused, and its refusal is no work.
+    pub(crate) fn uncount(&mut self) {
+        if std::mem::take(&mut self.is_call) {
+            self.watch.limits.end_call();
+        }
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if self.0.answering.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
+        self.uncount();
+        if self.watch.answering.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.watch.quiet_since.store(self.watch.now(), Ordering::Relaxed);
         }
     }
 }
@@ -238,13 +259,14 @@ impl AsyncWrite for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{LimitsConfig, tests::limits};
 
     fn patience(headers: u64, idle: u64) -> Patience {
         Patience { headers: Duration::from_millis(headers), idle: Duration::from_millis(idle), write: Duration::from_millis(5) }
     }
 
     fn new() -> Arc<Watch> {
-        Watch::new([127, 0, 0, 1].into(), false)
+        Watch::new([127, 0, 0, 1].into(), false, Arc::new(limits(LimitsConfig::default()).0))
     }
 
     fn passed(watch: &Watch, millis: u64) {

@@ -67,7 +67,7 @@ impl Connections {
                 }
             }
         }
-        let watch = Watch::new(peer, is_extra);
+        let watch = Watch::new(peer, is_extra, self.limits.clone());
         let number = open.next;
         open.next += 1;
         open.all.insert(number, watch.clone());

@@ -1,6 +1,9 @@
 //! The doors other than `/mcp`: what probes, operators and smoke tests ask.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -16,6 +19,7 @@ use bg_runtime::{
     storage::Control,
 };
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::{
     authentication::METADATA,
@@ -28,6 +32,13 @@ use crate::{
 /// How long `/health/database` waits for a connection and an answer.
 const DATABASE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long its last result is given to others: anybody may ask, and a query takes one of the few connections that calls need.
+const DATABASE_FRESH: Duration = Checks::FRESH;
+
+/// The result of the last query of `/health/database`. Requests that come together wait for one query.
+#[derive(Default)]
+pub(crate) struct DatabaseHealth(Mutex<Option<(Instant, Result<Duration, Arc<str>>)>>);
+
 /// What the doors speak of.
 #[derive(Clone)]
 pub(crate) struct Doors {
@@ -35,6 +46,7 @@ pub(crate) struct Doors {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) checks: Checks,
     pub(crate) database: Option<Database>,
+    pub(crate) database_health: Arc<DatabaseHealth>,
     pub(crate) openai_challenge: Option<Arc<str>>,
     /// What this server is to an authorization server (RFC 9728).
     pub(crate) resource: Option<Arc<Value>>,
@@ -121,7 +133,7 @@ async fn database(State(doors): State<Doors>) -> Response {
     let Some(database) = &doors.database else {
         return (StatusCode::NOT_FOUND, Json(json!({ "error": "this server has no database" }))).into_response();
     };
-    let checked = database.check(DATABASE_DEADLINE).await;
+    let checked = doors.database_health.latency(|| database.check(DATABASE_DEADLINE)).await;
     let pool = database.status();
     let mut body = json!({
         "poolSize": pool.pool_size,
@@ -143,11 +155,29 @@ async fn database(State(doors): State<Doors>) -> Response {
         }
         Err(failure) => {
             body["status"] = "disconnected".into();
-            body["problem"] = failure.to_string().into();
+            body["problem"] = (*failure).into();
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
     (status, Json(body)).into_response()
+}
+
+impl DatabaseHealth {
+    /// Returns what the last query took or why it failed, and runs `query` first if that is too old.
+    async fn latency<E: std::fmt::Display>(
+        &self,
+        query: impl AsyncFnOnce() -> Result<Duration, E>,
+    ) -> Result<Duration, Arc<str>> {
+        let mut last = self.0.lock().await;
+        if let Some((when, result)) = &*last
+            && when.elapsed() < DATABASE_FRESH
+        {
+            return result.clone();
+        }
+        let result = query().await.map_err(|failure| Arc::from(failure.to_string()));
+        *last = Some((Instant::now(), result.clone()));
+        result
+    }
 }
 
 /// OpenAI's proof of a domain: the token as plain text, or nothing there.
@@ -222,5 +252,36 @@ async fn role(State(doors): State<Doors>, Path(word): Path<String>) -> Response 
             Json(json!({ "role": role })).into_response()
         }
         Err(unknown) => (StatusCode::BAD_REQUEST, Json(json!({ "error": unknown.to_string() }))).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_for_the_health_of_the_database_share_one_query_whatever_its_result() {
+        for fails in [false, true] {
+            let (health, queries) = (DatabaseHealth::default(), AtomicUsize::new(0));
+            let query = async || {
+                queries.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                if fails { Err("connection refused") } else { Ok(Duration::from_millis(1)) }
+            };
+            let all = futures_util::future::join_all((0..600).map(|_| health.latency(query))).await;
+            assert_eq!(queries.load(Ordering::Relaxed), 1);
+            assert!(all.iter().all(|result| result.is_err() == fails));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_cancelled_leaves_the_query_to_the_next_one() {
+        let health = DatabaseHealth::default();
+        let hangs = health.latency(async || std::future::pending::<Result<Duration, &str>>().await);
+        assert!(tokio::time::timeout(Duration::from_millis(10), hangs).await.is_err());
+        let answered = health.latency(async || Ok::<_, &str>(Duration::ZERO)).await;
+        assert_eq!(answered, Ok(Duration::ZERO));
     }
 }

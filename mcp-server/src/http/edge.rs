@@ -66,6 +66,11 @@ impl Edge {
         }
     }
 
+    /// A connection that goes through no socket.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        Watch::new(std::net::Ipv4Addr::LOCALHOST.into(), false, self.limits.clone())
+    }
+
     async fn route<B>(&self, mut request: Request<B>, is_mcp: bool, watch: &Watch) -> Response<Payload>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -86,7 +91,7 @@ impl Edge {
     }
 
     /// Answers one request, wherever its body comes from.
-    pub(crate) async fn respond<B>(&self, request: Request<B>, answering: Answering) -> Response<Held>
+    pub(crate) async fn respond<B>(&self, request: Request<B>, mut answering: Answering) -> Response<Held>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -94,11 +99,15 @@ impl Edge {
         let one = request.version() < Version::HTTP_2;
         let is_get = request.method() == Method::GET;
         let (is_mcp, is_extra) = (request.uri().path() == MCP, answering.watch().is_extra());
+        // Whatever is asked at the other endpoints holds no call's slot, and what is asked there is not shed.
+        if is_mcp && !is_extra {
+            answering.count_as_call();
+        }
         let (answer, admission) = match self.lifecycle.admit(Work::Call) {
             Ok(_) if is_mcp && is_extra => (self.limits.crowded(), None),
-            // It is no call, so it is not counted as one while its answer leaves.
-            Ok(admission) if is_mcp && self.limits.is_full(admission.among()) => {
-                drop(admission);
+            // A refusal is no call, so it is not counted as one while it is sent.
+            Ok(_) if is_mcp && self.limits.is_full() => {
+                answering.uncount();
                 (self.limits.shed(), None)
             }
             Ok(admission) => (self.route(request, is_mcp, answering.watch()).await, Some(admission)),
