@@ -9,6 +9,7 @@ mod connection;
 mod error;
 pub mod private;
 mod session;
+mod startup;
 mod tls;
 
 use std::ffi::OsString;
@@ -21,7 +22,6 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod
 pub use tokio_postgres::Row;
 pub use tokio_postgres::error::SqlState;
 pub use tokio_postgres::types::{FromSql, Json, ToSql, Type};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::connection::{Connection, Parameter, Query, Transaction};
 pub use self::error::{Cause, DatabaseError};
@@ -30,7 +30,7 @@ pub use self::session::{Notification, Session};
 use self::address::Address;
 use self::connection::Shared;
 use self::private::{PrivateConfig, PrivateServer};
-use self::tls::TlsMode;
+use self::startup::Connector;
 use crate::Secret;
 
 /// Where the database is and how patient we are with it.
@@ -95,7 +95,7 @@ pub struct PoolStatus {
 /// The way of a session.
 struct Direct {
     postgres: tokio_postgres::Config,
-    tls: MakeRustlsConnect,
+    tls: Connector,
     pooler: Pooler,
     statement_timeout: Duration,
 }
@@ -166,16 +166,12 @@ impl Database {
             }
         };
         let pooler = if private.is_some() { Pooler::Direct } else { config.pooler };
-        if address.tls == TlsMode::Unverified {
-            tracing::warn!(
-                database.place = address.place,
-                "the database connection is encrypted but the server is not verified: sslmode=verify-full does both"
-            );
-        }
+        address.warn();
         let tls = tls::connector(&address)?;
         let (direct, direct_tls, direct_pooler) = match &config.direct_url {
             Some(url) if private.is_none() => {
                 let direct = Address::parse(url.expose(), &DatabaseConfig { pooler: Pooler::Direct, ..config.clone() })?;
+                direct.warn();
                 let tls = tls::connector(&direct)?;
                 (direct.postgres, tls, Pooler::Direct)
             }

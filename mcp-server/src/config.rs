@@ -467,7 +467,7 @@ fn oauth(reader: &mut Reader<'_>, said: Option<Authentication>) -> Option<Authen
 fn database(reader: &mut Reader<'_>) -> DatabaseConfig {
     let defaults = DatabaseConfig::default();
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let url = reader.secret("DATABASE_URL", "postgresql://…; without it an installed PostgreSQL is run privately in DATA_DIR");
+    let url = reader.secret("DATABASE_URL", "postgresql://…, with sslmode=verify-full for another machine unless it names another sslmode; without it an installed PostgreSQL is run privately in DATA_DIR");
     let direct_url = reader.secret("DATABASE_DIRECT_URL", "the same database past the pooler, for migrations and notifications");
     let pooler =
         reader.value("DATABASE_POOLER", "direct", "`transaction` behind PgBouncer in transaction mode: no named statements");

@@ -1,26 +1,32 @@
 //! From a connection string to where we connect and how we prove who answers.
 //!
 //! The driver knows neither `verify-ca`, `verify-full` nor `sslrootcert`, so these are taken out of the string before it
-//! reads it. What must stay true: no message repeats any part of the string but the name of a parameter.
+//! reads it. What must stay true: no message repeats any part of the string but the name of a parameter, and a database on
+//! another machine is verified unless the string says otherwise.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
 use super::private;
+use super::startup::Encryption;
 use super::tls::TlsMode;
 use super::{DatabaseConfig, DatabaseError, Pooler};
 
 /// Where the database is, ready for the driver.
 pub(super) struct Address {
     pub(super) postgres: Config,
+    pub(super) encryption: Encryption,
     pub(super) tls: TlsMode,
     /// A file of certificate authorities to trust instead of the system's.
     pub(super) roots: Option<PathBuf>,
     /// The address without credentials.
     pub(super) place: String,
+    /// Whether a host is, or may be, another machine.
+    remote: bool,
 }
 
 /// A connection string parted into what the driver reads and what we read.
@@ -54,35 +60,111 @@ impl Address {
             return Err(refuse("`options` in the database URL cannot pass a transaction pooler"));
         }
 
+        if postgres.get_hosts().is_empty() {
+            // TLS needs a name to verify, which can be an address.
+            for address in postgres.get_hostaddrs().to_vec() {
+                postgres.host(address.to_string());
+            }
+        }
+        let sockets = postgres.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
+        if sockets > 0 && (sockets < postgres.get_hosts().len() || !postgres.get_hostaddrs().is_empty()) {
+            return Err(refuse("the database URL names both sockets and network addresses: name only one kind"));
+        }
+
+        let remote = is_remote(&postgres);
         let system_roots = ssl_root_cert.as_deref() == Some("system");
+        let names_roots = ssl_root_cert.is_some();
         let roots = ssl_root_cert.filter(|_| !system_roots).map(PathBuf::from);
-        let (mode, tls) = match ssl_mode.as_deref() {
-            Some("disable") => (SslMode::Disable, TlsMode::Off),
+        let tls = match ssl_mode.as_deref().filter(|mode| !mode.is_empty()) {
+            // libpq would prefer encryption here, which anyone who answers in the server's place can decline.
+            None if remote || names_roots => TlsMode::VerifyFull,
             // `allow` would try without encryption first; there is no reason to prefer that.
-            None | Some("prefer" | "allow") => (SslMode::Prefer, TlsMode::Opportunistic),
+            None | Some("prefer" | "allow") => TlsMode::Opportunistic,
+            Some("disable") => TlsMode::Off,
             // As libpq: naming an authority asks for its verification, `system` for the name's as well.
-            Some("require") if system_roots => (SslMode::Require, TlsMode::VerifyFull),
-            Some("require") if roots.is_some() => (SslMode::Require, TlsMode::VerifyAuthority),
-            Some("require") => (SslMode::Require, TlsMode::Unverified),
-            Some("verify-ca") => (SslMode::Require, TlsMode::VerifyAuthority),
-            Some("verify-full") => (SslMode::Require, TlsMode::VerifyFull),
+            Some("require") if system_roots => TlsMode::VerifyFull,
+            Some("require") if roots.is_some() => TlsMode::VerifyAuthority,
+            Some("require") => TlsMode::Unverified,
+            Some("verify-ca") => TlsMode::VerifyAuthority,
+            Some("verify-full") => TlsMode::VerifyFull,
             Some(_) => {
                 return Err(refuse(
                     "`sslmode` in the database URL is none of disable, allow, prefer, require, verify-ca, verify-full",
                 ));
             }
         };
-        postgres.ssl_mode(mode);
+        // A socket is a file of this machine, and PostgreSQL speaks no TLS there.
+        let tls = if sockets > 0 { TlsMode::Off } else { tls };
+        let direct = postgres.get_ssl_negotiation() == SslNegotiation::Direct && sockets == 0;
+        let encryption = match tls {
+            TlsMode::Off | TlsMode::Opportunistic if direct => {
+                return Err(refuse(
+                    "`sslnegotiation=direct` in the database URL needs `sslmode=verify-full`, or at least `require`",
+                ));
+            }
+            TlsMode::Off => Encryption::Off,
+            TlsMode::Opportunistic => Encryption::Preferred,
+            _ if direct => Encryption::Direct,
+            _ => Encryption::Required,
+        };
         let place = place(&postgres);
+        delegate(&mut postgres);
         tune(&mut postgres, config, config.pooler);
-        Ok(Self { postgres, tls, roots, place })
+        Ok(Self { postgres, encryption, tls, roots, place, remote })
     }
 
     pub(super) fn private(socket_dir: &Path, config: &DatabaseConfig) -> Self {
         let mut postgres = private::login(socket_dir);
         let place = place(&postgres);
+        delegate(&mut postgres);
         tune(&mut postgres, config, Pooler::Direct);
-        Self { postgres, tls: TlsMode::Off, roots: None, place }
+        Self { postgres, encryption: Encryption::Off, tls: TlsMode::Off, roots: None, place, remote: false }
+    }
+
+    /// Logs what the way to a database on another machine does not protect against.
+    pub(super) fn warn(&self) {
+        let Some(weakness) = self.weakness() else { return };
+        let place = &self.place;
+        tracing::warn!(
+            database.place = place,
+            "the connection to the database at {place} {weakness}; set sslmode=verify-full in its URL, and sslrootcert if its \
+             authority is not a public one"
+        );
+    }
+
+    fn weakness(&self) -> Option<&'static str> {
+        match self.tls {
+            _ if !self.remote => None,
+            TlsMode::VerifyFull => None,
+            TlsMode::Off => Some("is not encrypted, and the server is not verified"),
+            TlsMode::Opportunistic => Some("is encrypted only if whoever answers offers it, and the server is not verified"),
+            TlsMode::Unverified => Some("is encrypted, but the server is not verified"),
+            TlsMode::VerifyAuthority => Some("accepts any certificate of the authority, for whatever host it was issued"),
+        }
+    }
+}
+
+/// Whether a connection may leave this machine. A name other than `localhost` may lead anywhere.
+fn is_remote(postgres: &Config) -> bool {
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    let (hosts, addresses) = (postgres.get_hosts(), postgres.get_hostaddrs());
+    // Where an address is given, the name is only for TLS.
+    if !addresses.is_empty() {
+        return !addresses.iter().all(|address| is_loopback(*address));
+    }
+    !hosts.iter().all(|host| match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => name.parse().map_or_else(|_| name.eq_ignore_ascii_case("localhost"), is_loopback),
+    })
+}
+
+/// Has the driver leave TLS to our connector, which it calls at once for every TCP connection when it is told that TLS is
+/// required and direct. Sockets have no TLS, and the driver calls nothing there.
+fn delegate(postgres: &mut Config) {
+    if postgres.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) {
+        postgres.ssl_mode(SslMode::Disable).ssl_negotiation(SslNegotiation::Postgres);
+    } else {
+        postgres.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
     }
 }
 
@@ -205,13 +287,19 @@ impl Parted {
         }
     }
 
+    /// Reads `key = value` pairs as libpq does: with spaces around the `=`, and values in quotes.
     fn part_pairs(&mut self, pairs: &str) {
-        for pair in pairs.split_inclusive(char::is_whitespace) {
-            let (key, value) = pair.trim_end().split_once('=').unwrap_or((pair, ""));
-            if !self.keep(key, || value.trim_matches('\'').to_owned()) {
-                self.string.push_str(pair);
+        let mut rest = pairs;
+        while let Some((key, after)) = rest.split_once('=') {
+            let value = after.trim_start();
+            let length = value_length(value);
+            let end = rest.len() - value.len() + length;
+            if !self.keep(key.trim(), || unquoted(&value[..length])) {
+                self.string.push_str(&rest[..end]);
             }
+            rest = &rest[end..];
         }
+        self.string.push_str(rest);
     }
 
     /// Keeps a parameter that is ours to read, and says whether it was.
@@ -223,6 +311,35 @@ impl Parted {
         }
         true
     }
+}
+
+/// The bytes of the value at the beginning of `text`, quotes included.
+fn value_length(text: &str) -> usize {
+    let quoted = text.starts_with('\'');
+    let mut escaped = false;
+    for (at, character) in text.char_indices().skip(usize::from(quoted)) {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '\'' if quoted => return at + 1,
+            _ if !quoted && character.is_whitespace() => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// A value without its quotes and escapes.
+fn unquoted(value: &str) -> String {
+    let inner = value.strip_prefix('\'').map_or(value, |value| value.strip_suffix('\'').unwrap_or(value));
+    let mut escaped = false;
+    inner
+        .chars()
+        .filter(|character| {
+            escaped = *character == '\\' && !escaped;
+            !escaped
+        })
+        .collect()
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -248,21 +365,79 @@ mod tests {
         Address::parse(url, &DatabaseConfig::default())
     }
 
-    fn tls(url: &str) -> (SslMode, TlsMode) {
+    fn tls(url: &str) -> (Encryption, TlsMode) {
         let address = parse(url).unwrap();
-        (address.postgres.get_ssl_mode(), address.tls)
+        (address.encryption, address.tls)
     }
 
     #[test]
-    fn ssl_modes_mean_what_libpq_means() {
-        assert_eq!(tls("postgres://h/d"), (SslMode::Prefer, TlsMode::Opportunistic));
-        assert_eq!(tls("postgres://h/d?sslmode=disable"), (SslMode::Disable, TlsMode::Off));
-        assert_eq!(tls("postgres://h/d?sslmode=require"), (SslMode::Require, TlsMode::Unverified));
-        assert_eq!(tls("postgres://h/d?sslmode=require&sslrootcert=/ca.pem"), (SslMode::Require, TlsMode::VerifyAuthority));
-        assert_eq!(tls("postgres://h/d?sslrootcert=system&sslmode=require"), (SslMode::Require, TlsMode::VerifyFull));
-        assert_eq!(tls("postgres://h/d?sslmode=verify-ca"), (SslMode::Require, TlsMode::VerifyAuthority));
-        assert_eq!(tls("host=h dbname=d sslmode=verify-full"), (SslMode::Require, TlsMode::VerifyFull));
+    fn a_mode_that_is_named_means_what_it_means_to_libpq() {
+        use Encryption::{Off, Preferred, Required};
+        assert_eq!(tls("postgres://h/d?sslmode=prefer"), (Preferred, TlsMode::Opportunistic));
+        assert_eq!(tls("postgres://h/d?sslmode=disable"), (Off, TlsMode::Off));
+        assert_eq!(tls("postgres://h/d?sslmode=require"), (Required, TlsMode::Unverified));
+        assert_eq!(tls("postgres://h/d?sslmode=require&sslrootcert=/ca.pem"), (Required, TlsMode::VerifyAuthority));
+        assert_eq!(tls("postgres://h/d?sslrootcert=system&sslmode=require"), (Required, TlsMode::VerifyFull));
+        assert_eq!(tls("postgres://h/d?sslmode=verify-ca"), (Required, TlsMode::VerifyAuthority));
+        assert_eq!(tls("host=h dbname=d sslmode=verify-full"), (Required, TlsMode::VerifyFull));
+        assert_eq!(tls("host = h sslmode = 'disable'"), (Off, TlsMode::Off));
         assert!(parse("postgres://h/d?sslmode=maybe").is_err());
+    }
+
+    #[test]
+    fn without_a_mode_another_machine_is_verified_and_this_one_is_not() {
+        for remote in [
+            "postgres://db.internal/d",
+            "postgres://10.0.0.5/d",
+            "postgres://[2001:db8::1]/d",
+            "postgres://localhost,db.internal/d",
+            "postgres://localhost.example.com/d",
+            "postgres://db.localhost/d",
+            "postgres://db.internal/d?sslmode=",
+            "host=localhost hostaddr=10.0.0.5 dbname=d",
+            "hostaddr=10.0.0.5 dbname=d",
+            "host=db.internal password='a sslmode=disable b'",
+            "postgres://localhost/d?sslrootcert=/ca.pem",
+            "postgres:///d?host=db.internal",
+        ] {
+            assert_eq!(tls(remote), (Encryption::Required, TlsMode::VerifyFull), "{remote}");
+        }
+        for local in [
+            "postgres://localhost/d",
+            "postgres://LOCALHOST/d",
+            "postgres://127.0.0.2/d",
+            "postgres://[::1]/d",
+            "host=db.internal hostaddr=127.0.0.1",
+            "hostaddr=::ffff:127.0.0.1",
+        ] {
+            assert_eq!(tls(local), (Encryption::Preferred, TlsMode::Opportunistic), "{local}");
+        }
+        for socket in ["postgres:///d?host=/run/postgresql", "host=/run/postgresql sslmode=verify-full"] {
+            let address = parse(socket).unwrap();
+            assert_eq!((address.encryption, address.tls), (Encryption::Off, TlsMode::Off), "{socket}");
+            assert_eq!(address.postgres.get_ssl_mode(), SslMode::Disable, "{socket}");
+        }
+        assert!(parse("host=/run/postgresql,db.internal").is_err());
+    }
+
+    #[test]
+    fn every_mode_weaker_than_verify_full_is_warned_about_on_another_machine_alone() {
+        for mode in ["disable", "allow", "prefer", "require", "verify-ca"] {
+            assert!(parse(&format!("postgres://h/d?sslmode={mode}")).unwrap().weakness().is_some(), "{mode}");
+            assert!(parse(&format!("postgres://localhost/d?sslmode={mode}")).unwrap().weakness().is_none(), "{mode}");
+        }
+        for strong in
+            ["postgres://h/d", "postgres://h/d?sslmode=verify-full", "postgres://h/d?sslmode=require&sslrootcert=system"]
+        {
+            assert!(parse(strong).unwrap().weakness().is_none(), "{strong}");
+        }
+    }
+
+    #[test]
+    fn direct_tls_is_required_tls() {
+        assert_eq!(tls("postgres://h/d?sslnegotiation=direct"), (Encryption::Direct, TlsMode::VerifyFull));
+        assert!(parse("postgres://h/d?sslnegotiation=direct&sslmode=prefer").is_err());
+        assert!(parse("postgres://localhost/d?sslnegotiation=direct").is_err());
     }
 
     #[test]
@@ -271,7 +446,9 @@ mod tests {
         assert_eq!(parted.string, "postgres://u:p?w@h/d?a=1&b=2");
         assert_eq!(parted.ssl_root_cert.as_deref(), Some("/etc/ca+x.pem"));
         assert_eq!(Parted::from("postgres://h/d?sslmode=require").string, "postgres://h/d");
-        assert_eq!(Parted::from("password='a b' sslmode='require' host=h").string, "password='a b' host=h");
+        let pairs = Parted::from(r"password='a \'sslmode=disable b' sslmode='require' host=h\ sslrootcert=x");
+        assert_eq!(pairs.string, r"password='a \'sslmode=disable b' host=h\ sslrootcert=x");
+        assert_eq!(pairs.ssl_mode.as_deref(), Some("require"));
     }
 
     #[test]

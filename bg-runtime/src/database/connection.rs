@@ -15,9 +15,9 @@ use futures_util::{FutureExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream, Statement};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::is_stale_plan;
+use super::startup::Connector;
 use super::{DatabaseError, Pooler};
 
 /// A value for a statement, and the PostgreSQL type it has there. The type is named because an unnamed statement has no
@@ -47,7 +47,7 @@ pub struct Transaction<'a> {
 /// What every connection of a pool knows.
 pub(super) struct Shared {
     pooler: Pooler,
-    tls: MakeRustlsConnect,
+    tls: Connector,
     /// When we stop waiting for an answer.
     patience: Duration,
 }
@@ -112,7 +112,7 @@ impl Query for super::Session {
 // === impl Shared ===
 
 impl Shared {
-    pub(super) fn new(pooler: Pooler, tls: MakeRustlsConnect, statement_timeout: Duration) -> Self {
+    pub(super) fn new(pooler: Pooler, tls: Connector, statement_timeout: Duration) -> Self {
         // The server ends a statement itself where it was told to at start-up. The extra second is for a server or a network
         // that went silent; through a transaction pooler ours is the only clock.
         let patience = match pooler {

@@ -1,8 +1,8 @@
 //! How a connection is encrypted, and whose certificate is believed.
 //!
-//! `require` follows libpq: encrypted, but whoever answers is believed, because hosted databases hand out such URLs with
-//! certificates that no public authority signed. It keeps eavesdroppers out and impostors not; `verify-full` keeps both out,
-//! and the pool warns when it opens without it. What must stay true: no process-wide crypto provider is used or installed.
+//! `require` follows libpq: encrypted, but any certificate is accepted, because hosted databases hand out such URLs with
+//! certificates that no public authority signed. It stops eavesdroppers and not impostors; `verify-full` stops both, and the
+//! pool warns about anything weaker. What must stay true: no process-wide crypto provider is used or installed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::DatabaseError;
 use super::address::Address;
+use super::startup::{Connector, Encryption};
 
 /// What TLS has to prove. Whether it may be left out altogether is the driver's `SslMode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ struct NamelessVerifier {
     provider: Arc<CryptoProvider>,
 }
 
-pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, DatabaseError> {
+pub(super) fn connector(address: &Address) -> Result<Connector, DatabaseError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match address.tls {
         TlsMode::Off | TlsMode::Opportunistic | TlsMode::Unverified => {
@@ -58,13 +59,17 @@ pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Database
                 .expect("a verifier without revocation lists over at least one root is valid")
         }
     };
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring supports the default TLS versions")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    if address.encryption == Encryption::Direct {
+        // PostgreSQL refuses a direct handshake that does not name its protocol.
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+    }
+    Ok(Connector { tls: MakeRustlsConnect::new(config), encryption: address.encryption })
 }
 
 fn roots(file: Option<&Path>) -> Result<RootCertStore, DatabaseError> {
