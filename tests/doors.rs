@@ -50,6 +50,34 @@ async fn the_page_for_developers_can_be_taken_away() {
     }
 }
 
+/// The image listens everywhere, so this is what a container does whose environment makes no choice.
+#[test]
+fn a_server_that_other_machines_reach_does_not_start_without_a_choice_of_who_may_call() {
+    let start = |environment: &[(&str, &str)]| {
+        let mut server = std::process::Command::new(tests::server::binary("mcp-server"));
+        server.arg("serve").env_clear().env("LISTEN", "0.0.0.0:0").envs(environment.iter().copied());
+        let ended = server.output().expect("the server starts");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    for environment in [&[][..], &[("AUTHENTICATION", "")], &[("AUTHENTICATION", " ")], &[("LISTEN", "[::]:0")]] {
+        let (code, message) = start(environment);
+        assert_eq!(code, Some(64), "{environment:?}: {message}");
+        for choice in ["AUTHENTICATION=oauth", "AUTHENTICATION=none", "LISTEN=127.0.0.1:0"] {
+            assert!(message.contains(choice), "{environment:?}: {choice} is not listed: {message}");
+        }
+    }
+    for (environment, wanted) in [
+        ([("AUTHENTICATION", "header:x-principal"), ("", "")], "choose `oauth` or `none`"),
+        ([("AUTHENTICATION", "oauth"), ("OAUTH_ISSUER", "https://auth.example.com")], "PUBLIC_URL"),
+        ([("AUTHENTICATION", "none"), ("TRUSTED_PROXIES", "choose")], "TRUSTED_PROXIES=`choose`"),
+        ([("AUTHENTICATION", "none"), ("TRUSTED_PROXIES", "0.0.0.0/0")], "trusts every client"),
+    ] {
+        let environment: Vec<_> = environment.into_iter().filter(|(name, _)| !name.is_empty()).collect();
+        let (code, message) = start(&environment);
+        assert!(code == Some(64) && message.contains(wanted), "{environment:?}: {code:?} {message}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn openai_finds_its_token() {
     let server = Server::example("slow", &[("OPENAI_APPS_CHALLENGE", "token-42")]).await;

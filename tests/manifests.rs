@@ -71,8 +71,10 @@ fn every_variable_is_one_that_the_server_reads() {
             let referred = given.values().any(|value| value.contains(&format!("$({name})")));
             assert!(referred || config.contains(&format!("\"{name}\"")), "{folder}: nobody reads {name}");
         }
-        let expected = "LISTEN=0.0.0.0:3000 OPERATIONS_LISTEN=0.0.0.0:9464 AUTHENTICATION=none MIGRATE=off POD_IP=status.podIP \
+        let expected = "LISTEN=0.0.0.0:3000 OPERATIONS_LISTEN=0.0.0.0:9464 MIGRATE=off POD_IP=status.podIP \
             ADVERTISE_ADDRESS=$(POD_IP):3000 RELEASE_COLOR=metadata.labels['release-color'] DATABASE_URL=mcp-server-database";
+        let chosen = if folder == "minimal" { ["none", "none"] } else { ["", "choose"] };
+        assert_eq!(["AUTHENTICATION", "TRUSTED_PROXIES"].map(|name| given[name].as_str()), chosen, "{folder}");
         for (name, value) in expected.split_whitespace().filter_map(|pair| pair.split_once('=')) {
             assert_eq!(given.get(name).map(String::as_str), Some(value), "{folder}: {name}");
         }
@@ -81,6 +83,142 @@ fn every_variable_is_one_that_the_server_reads() {
             let names = ["", ".mcp", ".mcp.svc", ".mcp.svc.cluster.local"].map(|domain| format!("{service}{domain}"));
             assert!(names.iter().all(|name| hosts.contains(&name.as_str())), "{folder}: callers of {service} are refused");
         }
+    }
+}
+
+/// The files that are for trying say so in their own words; everything else leaves the choice to whoever runs it.
+#[test]
+fn only_the_overlay_for_trying_lets_everybody_call() {
+    let base = rendered("../base");
+    let base = base.iter().filter(|object| object["kind"] == "ConfigMap");
+    for data in base.map(|config| config["data"].as_object().expect("data")) {
+        for choice in ["AUTHENTICATION", "TRUSTED_PROXIES"] {
+            assert!(!data.contains_key(choice), "the base makes the choice of {choice}");
+        }
+    }
+    let shipped = ["k8s", "terraform", "compose.yaml", "Dockerfile", "mcp-server/Cargo.toml"];
+    let listed = Command::new("git").args(["-C", ROOT, "ls-files", "-co", "--exclude-standard", "--"]).args(shipped).output();
+    let listed = String::from_utf8(listed.expect("git lists the files").stdout).expect("paths are text");
+    let mut choose_none = Vec::new();
+    for file in listed.lines().filter(|file| !file.ends_with(".md") && !file.contains("/tests/")) {
+        let Ok(text) = fs::read_to_string(format!("{ROOT}/{file}")) else { continue };
+        let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+        let says_none = |line: &str| {
+            let line = line.to_lowercase().replace(['"', '\'', ' '], "");
+            ["authentication=none", "authentication:none", "authentication:-none"].iter().any(|none| line.contains(none))
+                || line.contains("name:authentication") && line.contains("value:none")
+        };
+        if lines.clone().any(says_none) {
+            choose_none.push(file.to_owned());
+        }
+    }
+    assert_eq!(choose_none, ["k8s/overlays/minimal/choices.env"]);
+    // Compose starts nothing without a choice, and Terraform plans nothing without one.
+    assert!(text("compose.yaml").contains("AUTHENTICATION: \"${AUTHENTICATION:?"), "Compose has a default");
+    for file in ["terraform/modules/ecs/variables.tf", "terraform/examples/complete/variables.tf"] {
+        let text = text(file);
+        let variable = text.split("variable \"authentication\" {").nth(1).and_then(|rest| rest.split("\n}").next());
+        let mut lines = variable.expect("the variable").lines().map(str::trim);
+        assert!(!lines.any(|line| line.starts_with("default")), "{file}: authentication has a default");
+    }
+}
+
+/// As it is shipped, the production overlay starts no server, whichever way it is applied.
+#[test]
+fn the_production_overlay_starts_no_server_until_its_choices_are_made() {
+    let all = rendered("production");
+    let read = |chosen: &[(&str, &str)]| {
+        let mut given = variables(&all, deployment(&all, "blue"));
+        given.remove("DATABASE_URL");
+        given.insert("RELEASE_COLOR".to_owned(), "blue".to_owned());
+        given.extend(chosen.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        mcp_server::Config::read(&|name| given.get(name).cloned()).map_err(|problems| problems.to_string())
+    };
+    let open = read(&[]).expect_err("nobody has chosen");
+    for wanted in ["AUTHENTICATION=oauth", "AUTHENTICATION=none", "TRUSTED_PROXIES=`choose`"] {
+        assert!(open.contains(wanted), "{wanted} is not listed: {open}");
+    }
+    let oauth = [("AUTHENTICATION", "oauth"), ("OAUTH_ISSUER", "https://auth.example.com")];
+    let still_open = read(&oauth).expect_err("no proxy was named");
+    assert!(still_open.contains("TRUSTED_PROXIES") && !still_open.contains("AUTHENTICATION"), "{still_open}");
+    for proxies in ["10.244.0.0/16", "none"] {
+        read(&[oauth[0], oauth[1], ("TRUSTED_PROXIES", proxies)]).expect("every choice is made");
+    }
+    // And nothing that is not filled in is applied. It is found before a cluster is looked for.
+    for overlay in [&["production"][..], &["production", "--diff"]] {
+        let applied = Command::new(format!("{ROOT}/k8s/apply")).args(overlay).env("KUBECONFIG", "/dev/null").output();
+        let applied = applied.expect("k8s/apply starts");
+        let open = String::from_utf8_lossy(&applied.stderr).into_owned();
+        assert_eq!(applied.status.code(), Some(64), "{open}");
+        for wanted in ["AUTHENTICATION in", "TRUSTED_PROXIES in", "192.0.2.10/32", "192.0.2.20/32"] {
+            assert!(open.contains(wanted), "{wanted} is not listed: {open}");
+        }
+    }
+}
+
+/// A build that has passed no gate is no stranger's to see: where a header or a host leads to it, addresses are named.
+#[test]
+fn no_entrance_leads_strangers_to_an_idle_color() {
+    let is_narrow = |networks: &[&str]| !networks.is_empty() && networks.iter().all(|network| !network.ends_with("/0"));
+    let annotation = |object: &Value, name: &str| {
+        let value = &object["metadata"]["annotations"][format!("nginx.ingress.kubernetes.io/{name}")];
+        value.as_str().map(str::to_owned)
+    };
+    let mut previews = Vec::new();
+    for folder in ["production", "minimal", "../ingress", "../ingress/preview", "../gateway", "../gateway/preview"] {
+        let all = rendered(folder);
+        for ingress in all.iter().filter(|object| object["kind"] == "Ingress") {
+            // ingress-nginx ignores the allow-list of a canary, so there is none.
+            let annotations = ingress["metadata"]["annotations"].as_object().expect("annotations");
+            let canary = annotations.keys().find(|name| name.contains("/canary"));
+            assert_eq!(canary, None, "{folder}: {} is a canary", name(ingress));
+            let backends = json!(ingress["spec"]["rules"]).to_string();
+            if ["mcp-server-preview", "mcp-server-blue", "mcp-server-green"].iter().any(|idle| backends.contains(idle)) {
+                let networks = annotation(ingress, "whitelist-source-range").unwrap_or_default();
+                assert!(
+                    is_narrow(&networks.split(',').filter(|one| !one.is_empty()).collect::<Vec<_>>()),
+                    "{folder}: {networks}"
+                );
+                previews.push(folder);
+            }
+        }
+        for route in all.iter().filter(|object| object["kind"] == "HTTPRoute") {
+            let matches = list(&route["spec"]["rules"]).iter().flat_map(|rule| list(&rule["matches"]));
+            if !matches.clone().any(|matched| !matched["headers"].is_null() || !matched["queryParams"].is_null()) {
+                continue;
+            }
+            let guards = all.iter().filter(|object| object["kind"] == "SecurityPolicy").filter(|policy| {
+                let targets = list(&policy["spec"]["targetRefs"]).iter();
+                targets.clone().any(|target| target["kind"] == "HTTPRoute" && target["name"] == route["metadata"]["name"])
+            });
+            let guards: Vec<_> = guards.map(|policy| &policy["spec"]["authorization"]).collect();
+            let [authorization] = guards[..] else { panic!("{folder}: anybody may name a color at {}", name(route)) };
+            assert_eq!(authorization["defaultAction"], "Deny", "{folder}");
+            for rule in list(&authorization["rules"]) {
+                let networks: Vec<_> = list(&rule["principal"]["clientCIDRs"]).iter().filter_map(Value::as_str).collect();
+                assert!(rule["action"] == "Deny" || is_narrow(&networks), "{folder}: {rule}");
+            }
+            previews.push(folder);
+        }
+    }
+    assert_eq!(previews, ["../ingress/preview", "../gateway/preview"], "a preview is opt-in");
+}
+
+/// Where pods may connect to is named, by a namespace, by pods or by a network, except by `rollout`, which looks for the API server.
+#[test]
+fn the_production_overlay_lets_servers_connect_to_named_places_only() {
+    let all = rendered("production");
+    for policy in all.iter().filter(|object| object["kind"] == "NetworkPolicy" && name(object) != "rollout") {
+        for rule in list(&policy["spec"]["egress"]) {
+            let places = list(&rule["to"]);
+            assert!(!places.is_empty(), "{}: {rule} leads anywhere", name(policy));
+            let anywhere = places.iter().any(|place| place["ipBlock"]["cidr"].as_str().is_some_and(|cidr| cidr.ends_with("/0")));
+            assert!(!anywhere, "{}: {rule} leads anywhere", name(policy));
+        }
+    }
+    for (policy, port) in [("database", 5432), ("issuer", 443)] {
+        let egress = json!(one(&all, "NetworkPolicy", policy)["spec"]["egress"]).to_string();
+        assert!(egress.contains(&port.to_string()), "{policy}: {egress}");
     }
 }
 

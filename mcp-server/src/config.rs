@@ -306,10 +306,14 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
             ),
             Some(Authentication::OAuth(_)) => {}
             None => reader.problems.push(format!(
-                "LISTEN=`{listen}` can be reached from other machines and everybody may call: say AUTHENTICATION=oauth, or AUTHENTICATION=none if that is meant, or listen on 127.0.0.1"
+                "LISTEN=`{listen}` accepts connections from other machines, so AUTHENTICATION must be set. The choices are:\n      \
+                 AUTHENTICATION=oauth, with OAUTH_ISSUER and PUBLIC_URL: only callers with an access token of that issuer\n      \
+                 AUTHENTICATION=none: everybody who can connect; only behind a proxy that authenticates callers\n      \
+                 LISTEN=127.0.0.1:{port}: only this machine, which needs no AUTHENTICATION",
+                port = listen.port()
             )),
             Some(Authentication::Header(_)) => reader.problems.push(format!(
-                "LISTEN=`{listen}` can be reached from other machines, and anybody can send a header: AUTHENTICATION=header:… is for 127.0.0.1"
+                "LISTEN=`{listen}` accepts connections from other machines, and anybody can send a header: AUTHENTICATION=header:NAME is for 127.0.0.1; choose `oauth` or `none`"
             )),
         }
     }
@@ -440,7 +444,7 @@ fn limits(reader: &mut Reader<'_>, authentication: Option<&Authentication>, list
             sessions: reader.count("NEW_SESSIONS_PER_ADDRESS", 0, "new sessions a minute from one address, of callers who prove nothing; an address is everybody's behind a balancer, so it is off unless said"),
         },
         proxies: reader
-            .value::<TrustedProxies>("TRUSTED_PROXIES", "", "networks of balancers, with commas, whose X-Forwarded-For is believed; without them the address that is connected counts")
+            .value::<TrustedProxies>("TRUSTED_PROXIES", "", "networks of the proxies whose X-Forwarded-For is believed, separated by commas; `none`, and the default: the address of the connection counts")
             .unwrap_or_default(),
     }
 }
@@ -580,9 +584,12 @@ mod tests {
              - RELEASE_COLOR=`red`: `red` is no color: say blue or green\n  \
              - PORT=`seventy`: invalid digit found in string\n  \
              - PUBLIC_URL=`mcp.example.com`: it must be http:// or https:// with a host\n  \
-             - LISTEN=`0.0.0.0:3000` can be reached from other machines and everybody may call: say AUTHENTICATION=oauth, or AUTHENTICATION=none if that is meant, or listen on 127.0.0.1\n  \
+             - LISTEN=`0.0.0.0:3000` accepts connections from other machines, so AUTHENTICATION must be set. The choices are:\n      \
+             AUTHENTICATION=oauth, with OAUTH_ISSUER and PUBLIC_URL: only callers with an access token of that issuer\n      \
+             AUTHENTICATION=none: everybody who can connect; only behind a proxy that authenticates callers\n      \
+             LISTEN=127.0.0.1:3000: only this machine, which needs no AUTHENTICATION\n  \
              - CALLS_MAX=`many`: invalid digit found in string\n  \
-             - TRUSTED_PROXIES=`10.0.0.0/8,balancer`: `balancer` is no network, such as 10.0.0.0/8 or fd00::/8, and no address\n  \
+             - TRUSTED_PROXIES=`10.0.0.0/8,balancer`: `balancer` is neither a network, such as 10.0.0.0/8 or fd00::/8, nor an address; `none` trusts no proxy\n  \
              - MIGRATE=`perhaps`: it may be `on` `off`\n  \
              - TIME_ZONE=`Mars/Olympus`: no IANA zone has this name\n  \
              - LOG_FORMAT=`xml`: `xml` is no log format: say human or json"

@@ -60,8 +60,20 @@ impl FromStr for TrustedProxies {
     fn from_str(text: &str) -> Result<Self, String> {
         let network = |word: &str| {
             let network = word.parse::<IpNet>().ok().or_else(|| Some(IpNet::from(word.parse::<IpAddr>().ok()?)));
-            network.ok_or_else(|| format!("`{word}` is no network, such as 10.0.0.0/8 or fd00::/8, and no address"))
+            match network {
+                // Whoever connects could then claim any address.
+                Some(network) if network.prefix_len() == 0 => {
+                    Err(format!("`{word}` trusts every client: name the proxies' networks"))
+                }
+                Some(network) => Ok(network),
+                None => Err(format!(
+                    "`{word}` is neither a network, such as 10.0.0.0/8 or fd00::/8, nor an address; `none` trusts no proxy"
+                )),
+            }
         };
+        if text.trim() == "none" {
+            return Ok(Self::default());
+        }
         text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(network).collect::<Result<_, _>>().map(Self)
     }
 }
@@ -92,6 +104,17 @@ mod tests {
             map.append(FORWARDED_FOR, HeaderValue::from_str(value).unwrap());
         }
         proxies.client(peer.parse().unwrap(), &map).to_string()
+    }
+
+    #[test]
+    fn no_proxy_can_be_named_and_every_client_cannot_be_trusted() {
+        assert_eq!("none".parse::<TrustedProxies>().unwrap(), TrustedProxies::default());
+        for trusts_everybody in ["0.0.0.0/0", "::/0", "10.0.0.0/8, 0.0.0.0/0"] {
+            let refused = trusts_everybody.parse::<TrustedProxies>().unwrap_err();
+            assert!(refused.contains("trusts every client"), "{refused}");
+        }
+        // What the production overlay has until somebody chooses.
+        assert!("choose".parse::<TrustedProxies>().unwrap_err().contains("neither a network"));
     }
 
     #[test]

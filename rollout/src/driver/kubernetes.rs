@@ -24,7 +24,6 @@ use k8s_openapi::{
         apps::v1::Deployment,
         batch::v1::Job,
         core::v1::{Event, Pod, PodSpec, Service},
-        networking::v1::Ingress,
     },
     jiff::Timestamp,
 };
@@ -226,21 +225,12 @@ impl KubernetesDriver {
         self.traffic.change(epoch, change).await
     }
 
-    /// Whoever tests the idle color finds it where it always is: by the Service `APP-preview`, and by the header at an
-    /// ingress-nginx, `APP-canary`. Not all have them.
+    /// Points the Service `APP-preview` at the idle color, so that testers find it at one address. Not every cluster has that Service.
     async fn show(&self, idle: Color) {
-        let (preview, canary) = (format!("{}-preview", self.app), format!("{}-canary", self.app));
-        let service = Patch::Merge(json!({ "spec": { "selector": { COLOR: idle } } }));
-        let header = "nginx.ingress.kubernetes.io/canary-by-header-value";
-        let ingress = Patch::Merge(json!({ "metadata": { "annotations": { header: idle } } }));
-        let ingresses: Api<Ingress> = Api::namespaced(self.client.clone(), &self.namespace);
-        let (services, parameters) = (self.services(), PatchParams::default());
-        let (service, ingress) =
-            tokio::join!(services.patch(&preview, &parameters, &service), ingresses.patch(&canary, &parameters, &ingress));
-        for (name, failure) in [(&preview, service.err()), (&canary, ingress.err())] {
-            if let Some(failure) = failure {
-                tracing::debug!(error = %failure, "{name} does not follow: {failure}");
-            }
+        let preview = format!("{}-preview", self.app);
+        let selector = Patch::Merge(json!({ "spec": { "selector": { COLOR: idle } } }));
+        if let Err(failure) = self.services().patch(&preview, &PatchParams::default(), &selector).await {
+            tracing::debug!(error = %failure, "the Service {preview} could not be pointed at {idle}: {failure}");
         }
     }
 
