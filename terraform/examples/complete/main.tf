@@ -39,6 +39,9 @@ module "alb" {
   name                = var.name
   vpc_id              = var.vpc_id
   subnet_ids          = var.public_subnet_ids
+  internal            = !var.public
+  client_cidrs        = var.client_cidrs
+  web_acl             = var.web_acl_arn == null ? null : { arn = var.web_acl_arn }
   certificate_arn     = var.certificate_arn
   preview_cidrs       = var.preview_cidrs
   deadlines           = local.deadlines
@@ -61,7 +64,12 @@ module "ecs" {
   cpu_architecture = var.cpu_architecture
   public_url       = var.public_url
   authentication   = var.authentication
+  environment      = var.oauth_issuer == null ? {} : { OAUTH_ISSUER = var.oauth_issuer }
+  trusted_proxies  = module.alb.balancer_cidrs
   deadlines        = local.deadlines
+
+  egress_cidrs           = var.egress_cidrs
+  egress_prefix_list_ids = var.egress_prefix_list_ids
 
   target_group_arns          = module.alb.target_group_arns
   balancer_security_group_id = module.alb.security_group_id
@@ -111,6 +119,8 @@ module "shifter" {
 
   vpc_id     = var.vpc_id
   subnet_ids = var.private_subnet_ids
+  # It proves a switch at the entrance, and a public balancer has no fixed addresses.
+  egress_cidrs = var.shifter_egress_cidrs == null && var.public ? ["0.0.0.0/0"] : var.shifter_egress_cidrs
 
   cluster_name              = module.ecs.cluster_name
   cluster_arn               = module.ecs.cluster_arn

@@ -62,3 +62,13 @@ output "alarm_names" {
   description = "The alarms that send traffic back."
   value       = module.shifter.alarm_names
 }
+
+output "public" {
+  description = "Whether the load balancer is reached from the Internet."
+  value       = module.alb.public
+}
+
+output "web_acl_arn" {
+  description = "The web ACL before the load balancer; null without one."
+  value       = module.alb.web_acl_arn
+}

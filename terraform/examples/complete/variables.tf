@@ -17,12 +17,12 @@ variable "vpc_id" {
 }
 
 variable "public_subnet_ids" {
-  description = "For the load balancer: one subnet in each of two availability zones."
+  description = "For the load balancer: one subnet in each of two availability zones; public ones if `public` is said, else private ones."
   type        = list(string)
 }
 
 variable "private_subnet_ids" {
-  description = "For the tasks and the traffic shifter: one subnet in each of two availability zones, with a NAT gateway."
+  description = "For the tasks and the traffic shifter: one subnet in each of two availability zones, with endpoints of AWS's services in the VPC or a NAT gateway."
   type        = list(string)
 }
 
@@ -48,9 +48,56 @@ variable "public_url" {
   type        = string
 }
 
-variable "authentication" {
-  description = "Who may call. `none` lets in everybody who reaches the load balancer; `oauth` also needs OAUTH_ISSUER in `environment` of the module ecs."
+variable "public" {
+  description = "Whether the load balancer is reached from the Internet. ChatGPT comes from there."
+  type        = bool
+  default     = false
+}
+
+variable "client_cidrs" {
+  description = "Whose connections the load balancer accepts. Empty: nobody's; [\"0.0.0.0/0\"]: everybody's."
+  type        = list(string)
+  default     = []
+}
+
+variable "web_acl_arn" {
+  description = "A regional web ACL of WAF for the load balancer: limits of rates, lists of addresses. Its body rules see 8 KB of a request by default."
   type        = string
+  default     = null
+}
+
+variable "authentication" {
+  description = "Who may call. `oauth` takes access tokens of `oauth_issuer`; `none` lets in everybody who reaches the load balancer."
+  type        = string
+
+  validation {
+    condition     = var.authentication != "oauth" || var.oauth_issuer != null
+    error_message = "Name the issuer of the tokens in oauth_issuer."
+  }
+}
+
+variable "oauth_issuer" {
+  description = "The authorization server whose tokens are taken, as https://auth.example.com. `egress_cidrs` must lead to it."
+  type        = string
+  default     = null
+}
+
+variable "egress_cidrs" {
+  description = "Where tasks may go on port 443: AWS's services, and the issuer. Null: the networks of the VPC, where interface endpoints are."
+  type        = list(string)
+  default     = null
+}
+
+variable "egress_prefix_list_ids" {
+  description = "Prefix lists that tasks may go to on port 443, by any name, as that of S3's gateway endpoint."
+  type        = map(string)
+  default     = {}
+}
+
+variable "shifter_egress_cidrs" {
+  description = "Where the traffic shifter may go on port 443: AWS's services, and the entrance. Null: the networks of the VPC, or anywhere if `public` is said."
+  type        = list(string)
+  default     = null
 }
 
 variable "image" {

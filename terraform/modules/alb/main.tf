@@ -10,6 +10,14 @@ locals {
   health_misses   = 2
 }
 
+# The addresses that the balancer connects from, which is whose X-Forwarded-For a server may believe. By number, because Terraform
+# must know how many there are before it knows their ids.
+data "aws_subnet" "this" {
+  count = length(var.subnet_ids)
+
+  id = var.subnet_ids[count.index]
+}
+
 # === The load balancer
 
 resource "aws_lb" "this" {
@@ -28,6 +36,8 @@ resource "aws_lb" "this" {
 
   # What a proxy and a server can read in two ways is how one request is smuggled into another. MCP clients send nothing like it.
   drop_invalid_header_fields = true
+  # The last hop of X-Forwarded-For is the client that the balancer saw; what the client wrote stands before it and is not believed.
+  xff_header_processing_mode = "append"
   desync_mitigation_mode     = "strictest"
   # The server compares the Host with PUBLIC_URL, to refuse pages that rebind a name to it; a rewritten one would be refused.
   preserve_host_header = true
@@ -93,7 +103,7 @@ resource "aws_vpc_security_group_ingress_rule" "http" {
 # Two groups that stay. A single one that is emptied and filled again has a moment without a target, and a new one is asked
 # for its health only once a rule refers to it.
 resource "aws_lb_target_group" "color" {
-  #checkov:skip=CKV_AWS_378:TLS ends at the balancer; the server speaks none, and its security group lets in nobody else
+  #checkov:skip=CKV_AWS_378:TLS ends at the balancer; the server speaks none, and its security group lets in nobody else: README.md, "What is in the clear"
   for_each = local.colors
 
   name        = "${var.name}-${each.key}"

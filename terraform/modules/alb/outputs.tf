@@ -45,3 +45,18 @@ output "target_group_arn_suffixes" {
   description = "The target group of each color, as CloudWatch calls it."
   value       = { for color, group in aws_lb_target_group.color : color => group.arn_suffix }
 }
+
+output "balancer_cidrs" {
+  description = "The networks that the balancer connects from: `trusted_proxies` of modules/ecs."
+  value       = sort(distinct([for subnet in data.aws_subnet.this : subnet.cidr_block]))
+}
+
+output "public" {
+  description = "Whether it is reached from the Internet."
+  value       = !var.internal
+}
+
+output "web_acl_arn" {
+  description = "The web ACL before it; null without one."
+  value       = one(aws_wafv2_web_acl_association.this[*].web_acl_arn)
+}

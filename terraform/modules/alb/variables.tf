@@ -15,7 +15,7 @@ variable "vpc_id" {
 }
 
 variable "subnet_ids" {
-  description = "Where the load balancer stands: public subnets, in at least two availability zones."
+  description = "Where the load balancer stands, in at least two availability zones: private subnets if it is internal, else public ones."
   type        = list(string)
 
   validation {
@@ -25,9 +25,9 @@ variable "subnet_ids" {
 }
 
 variable "internal" {
-  description = "Whether it is reached from inside of the VPC only. ChatGPT comes from outside."
+  description = "Whether it is reached from inside of the VPC only. ChatGPT comes from outside: false, said aloud, makes it public."
   type        = bool
-  default     = false
+  default     = true
   nullable    = false
 }
 
@@ -54,9 +54,9 @@ variable "ssl_policy" {
 }
 
 variable "client_cidrs" {
-  description = "Whose connections are accepted, IPv4 or IPv6. An app of ChatGPT is called from anywhere."
+  description = "Whose connections are accepted, IPv4 or IPv6. Empty: nobody's. An app of ChatGPT is called from anywhere: [\"0.0.0.0/0\"]."
   type        = list(string)
-  default     = ["0.0.0.0/0"]
+  default     = []
   nullable    = false
 
   validation {

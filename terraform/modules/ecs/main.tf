@@ -182,6 +182,8 @@ locals {
         PUBLIC_URL     = var.public_url
         # A task definition has no placeholder for a task's own address; ECS tells it to a container that asks.
         ADVERTISE_ADDRESS = "ecs"
+        # The balancer is connected, and X-Forwarded-For names the client. Without it all clients share one address and its limits.
+        TRUSTED_PROXIES = length(var.trusted_proxies) == 0 ? "none" : join(",", var.trusted_proxies)
 
         # `rollout` migrates, in a task of its own: tasks that start at once would wait for one another, and ECS gives a
         # start no time for a long index.
@@ -311,7 +313,8 @@ resource "aws_ecs_service" "color" {
     container_port   = 3000
   }
 
-  tags = merge(var.tags, { "release-color" = each.key })
+  # Tasks get these tags, too. `release-app` is what the policies of `rollout` and of the traffic shifter know their tasks by.
+  tags = merge(var.tags, { "release-color" = each.key, "release-app" = var.name })
 
   lifecycle {
     # The image (by its task definition) and the number of tasks are `rollout`'s and the autoscaler's.
@@ -469,9 +472,20 @@ resource "aws_vpc_security_group_egress_rule" "database" {
   tags = var.tags
 }
 
-# The image, the secret and the log, by NAT or by endpoints in the VPC; and whoever the server itself asks.
+data "aws_vpc" "this" {
+  count = var.egress_cidrs == null ? 1 : 0
+
+  id = var.vpc_id
+}
+
+locals {
+  # Interface endpoints are in the VPC. What is outside of it has to be named.
+  egress_cidrs = var.egress_cidrs == null ? [for association in data.aws_vpc.this[0].cidr_block_associations : association.cidr_block] : var.egress_cidrs
+}
+
+# The image, the secret and the log, by endpoints in the VPC or by NAT; and whoever the server itself asks.
 resource "aws_vpc_security_group_egress_rule" "https" {
-  for_each = toset(var.egress_cidrs)
+  for_each = toset(local.egress_cidrs)
 
   security_group_id = aws_security_group.tasks.id
   description       = "AWS, and what the server asks"
@@ -480,6 +494,20 @@ resource "aws_vpc_security_group_egress_rule" "https" {
   to_port           = 443
   cidr_ipv4         = strcontains(each.value, ":") ? null : each.value
   cidr_ipv6         = strcontains(each.value, ":") ? each.value : null
+
+  tags = var.tags
+}
+
+# Layers of images in ECR come from S3, by a gateway endpoint that is a list of prefixes.
+resource "aws_vpc_security_group_egress_rule" "prefix_list" {
+  for_each = var.egress_prefix_list_ids
+
+  security_group_id = aws_security_group.tasks.id
+  description       = "By a gateway endpoint: ${each.key}"
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+  prefix_list_id    = each.value
 
   tags = var.tags
 }

@@ -68,14 +68,36 @@ variable "operations_security_group_ids" {
 }
 
 variable "egress_cidrs" {
-  description = "Where tasks may go on port 443. ECR, Secrets Manager and CloudWatch Logs must be among it, or their endpoints in the VPC."
+  description = "Where tasks may go on port 443. ECR, Secrets Manager and CloudWatch Logs must be among it, and the issuer of tokens. Null: the networks of the VPC, where interface endpoints are. Through a NAT gateway, name where it leads; [\"0.0.0.0/0\"] is anywhere."
   type        = list(string)
-  default     = ["0.0.0.0/0"]
+  default     = null
+
+  validation {
+    condition     = var.egress_cidrs == null || alltrue([for cidr in coalesce(var.egress_cidrs, []) : can(cidrhost(cidr, 0))])
+    error_message = "Each must be a network, as 10.0.0.0/16."
+  }
+}
+
+variable "egress_prefix_list_ids" {
+  description = "Prefix lists that tasks may go to on port 443, by any name: that of the gateway endpoint of S3, which layers of images come from."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}
+
+variable "trusted_proxies" {
+  description = "The networks of the proxies whose X-Forwarded-For is believed: `balancer_cidrs` of modules/alb, and those of a CDN before it. Empty: no proxy is believed, and all clients share the balancer's addresses and their limits."
+  type        = list(string)
   nullable    = false
 
   validation {
-    condition     = alltrue([for cidr in var.egress_cidrs : can(cidrhost(cidr, 0))])
-    error_message = "Each must be a network, as 10.0.0.0/16."
+    condition     = alltrue([for cidr in var.trusted_proxies : can(cidrhost(cidr, 0))])
+    error_message = "Each must be a network, as 10.0.0.0/24."
+  }
+
+  validation {
+    condition     = !anytrue([for cidr in var.trusted_proxies : endswith(cidr, "/0")])
+    error_message = "Every client could claim any address."
   }
 }
 
@@ -164,7 +186,7 @@ variable "environment" {
 
   validation {
     condition = length(setintersection(keys(var.environment), [
-      "LISTEN", "OPERATIONS_LISTEN", "AUTHENTICATION", "PUBLIC_URL", "ALLOWED_HOSTS", "MIGRATE", "RELEASE_COLOR", "LOG_FORMAT",
+      "LISTEN", "OPERATIONS_LISTEN", "AUTHENTICATION", "TRUSTED_PROXIES", "PUBLIC_URL", "ALLOWED_HOSTS", "MIGRATE", "RELEASE_COLOR", "LOG_FORMAT",
       "DATABASE_POOL_SIZE", "DATABASE_POOLER", "LEAVE_DELAY_SECS", "CALL_TIMEOUT_SECS", "DRAIN_DEADLINE_SECS", "CLOSE_SECS",
       "IDLE_TIMEOUT_SECS",
     ])) == 0

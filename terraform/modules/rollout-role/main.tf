@@ -150,11 +150,32 @@ data "aws_iam_policy_document" "this" {
     }
   }
 
-  # A migration whose time is over; a replica that holds on to a conversation, and must not be scaled in meanwhile.
   statement {
     sid       = "Tasks"
-    actions   = ["ecs:DescribeTasks", "ecs:StopTask", "ecs:UpdateTaskProtection"]
+    actions   = ["ecs:DescribeTasks"]
     resources = [local.tasks_arn]
+  }
+
+  # A migration whose time is over; a replica that holds on to a conversation, and must not be scaled in meanwhile. Of this
+  # application alone, also where others share the cluster.
+  statement {
+    sid       = "ChangeTasks"
+    actions   = ["ecs:StopTask", "ecs:UpdateTaskProtection"]
+    resources = [local.tasks_arn]
+
+    # Tasks have no ARN that names their service. The services pass this tag on to their tasks, and `rollout` gives it to what it
+    # runs once; only a task that is being started can be tagged with this policy.
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/release-app"
+      values   = [var.name]
+    }
+
+    condition {
+      test     = "ArnEquals"
+      variable = "ecs:cluster"
+      values   = [var.cluster_arn]
+    }
   }
 
   # === Moves the traffic

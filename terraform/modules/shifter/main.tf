@@ -142,9 +142,20 @@ resource "aws_security_group" "this" {
   tags = merge(var.tags, { Name = local.function })
 }
 
-# AWS, by NAT or by endpoints in the VPC, and the entrance, where a switch is proved.
+data "aws_vpc" "this" {
+  count = var.egress_cidrs == null ? 1 : 0
+
+  id = var.vpc_id
+}
+
+locals {
+  # Interface endpoints are in the VPC. What is outside of it has to be named.
+  egress_cidrs = var.egress_cidrs == null ? [for association in data.aws_vpc.this[0].cidr_block_associations : association.cidr_block] : var.egress_cidrs
+}
+
+# AWS, by endpoints in the VPC or by NAT, and the entrance, where a switch is proved.
 resource "aws_vpc_security_group_egress_rule" "https" {
-  for_each = toset(var.egress_cidrs)
+  for_each = toset(local.egress_cidrs)
 
   security_group_id = aws_security_group.this.id
   description       = "AWS, and the entrance"
@@ -265,8 +276,27 @@ data "aws_iam_policy_document" "this" {
 
   statement {
     sid       = "Tasks"
-    actions   = ["ecs:DescribeTasks", "ecs:UpdateTaskProtection"]
+    actions   = ["ecs:DescribeTasks"]
     resources = [local.tasks_arn]
+  }
+
+  statement {
+    sid       = "ChangeTasks"
+    actions   = ["ecs:UpdateTaskProtection"]
+    resources = [local.tasks_arn]
+
+    # Tasks have no ARN that names their service. The services pass this tag on to their tasks.
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/release-app"
+      values   = [var.name]
+    }
+
+    condition {
+      test     = "ArnEquals"
+      variable = "ecs:cluster"
+      values   = [var.cluster_arn]
+    }
   }
 
   # A list of tasks is asked of container instances, of which Fargate has none; the cluster is a condition.

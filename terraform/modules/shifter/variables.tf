@@ -111,7 +111,7 @@ variable "vpc_id" {
 }
 
 variable "subnet_ids" {
-  description = "Private subnets with a way to AWS and to the entrance: a NAT gateway, because the entrance is outside."
+  description = "Private subnets with a way to AWS and to the entrance: a NAT gateway where the entrance is public."
   type        = list(string)
 
   validation {
@@ -121,13 +121,12 @@ variable "subnet_ids" {
 }
 
 variable "egress_cidrs" {
-  description = "Where it may go on port 443."
+  description = "Where it may go on port 443: AWS's services, and the entrance. Null: the networks of the VPC, where interface endpoints are and an internal balancer is. A public balancer has no fixed addresses: [\"0.0.0.0/0\"], through a NAT gateway."
   type        = list(string)
-  default     = ["0.0.0.0/0"]
-  nullable    = false
+  default     = null
 
   validation {
-    condition     = alltrue([for cidr in var.egress_cidrs : can(cidrhost(cidr, 0))])
+    condition     = var.egress_cidrs == null || alltrue([for cidr in coalesce(var.egress_cidrs, []) : can(cidrhost(cidr, 0))])
     error_message = "Each must be a network, as 10.0.0.0/16."
   }
 }

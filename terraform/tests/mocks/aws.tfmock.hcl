@@ -12,6 +12,14 @@ mock_data "aws_region" {
   defaults = { id = "eu-central-1", name = "eu-central-1" }
 }
 
+mock_data "aws_subnet" {
+  defaults = { cidr_block = "10.0.1.0/24" }
+}
+
+mock_data "aws_vpc" {
+  defaults = { cidr_block_associations = [{ association_id = "1", cidr_block = "10.0.0.0/16", state = "associated" }] }
+}
+
 mock_data "aws_iam_policy_document" {
   defaults = { json = "{}" }
 }

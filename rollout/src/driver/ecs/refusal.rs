@@ -21,7 +21,7 @@ const AGAIN: [&str; 8] = [
 
 /// By the beginning of an action: the statement that allows it, of `terraform/modules/rollout-role` or of
 /// `terraform/modules/shifter`.
-const STATEMENTS: [(&str, &str); 21] = [
+const STATEMENTS: [(&str, &str); 23] = [
     ("elasticloadbalancing:Describe", "LookAtTraffic"),
     ("elasticloadbalancing:ModifyRule", "MoveTraffic"),
     ("elasticloadbalancing:", "Remember"),
@@ -37,6 +37,8 @@ const STATEMENTS: [(&str, &str); 21] = [
     ("ecs:RegisterTaskDefinition", "Register"),
     ("ecs:TagResource", "TagDefinition"),
     ("ecs:RunTask", "RunTask"),
+    ("ecs:StopTask", "ChangeTasks"),
+    ("ecs:UpdateTaskProtection", "ChangeTasks"),
     ("ecs:", "Tasks"),
     ("application-autoscaling:Describe", "LookAtScale"),
     ("application-autoscaling:", "Scale"),

@@ -12,7 +12,7 @@ use aws_config::{SdkConfig, retry::RetryConfig};
 use aws_sdk_ecs::{
     Client, Config,
     types::{
-        ContainerOverride, Deployment, DeploymentRolloutState, DeploymentStrategy, DesiredStatus, Service, Task,
+        ContainerOverride, Deployment, DeploymentRolloutState, DeploymentStrategy, DesiredStatus, Service, Tag, Task,
         TaskDefinitionField, TaskOverride, TaskStopCode,
     },
 };
@@ -45,6 +45,8 @@ pub(super) struct Services {
     green: Service,
 }
 
+/// The tag that names the application of a task, for the conditions of `terraform/modules/rollout-role`.
+const APP_TAG: &str = "release-app";
 /// So many tasks can be protected at once.
 const PROTECTED_AT_ONCE: usize = 10;
 /// So many can be described at once.
@@ -225,7 +227,9 @@ impl Tasks {
             .overrides(TaskOverride::builder().container_overrides(told).build())
             .set_network_configuration(service.network_configuration.clone())
             .set_platform_version(service.platform_version.clone())
-            .started_by("rollout");
+            .started_by("rollout")
+            // What the policy of modules/rollout-role looks for before it lets a task be stopped.
+            .tags(Tag::builder().key(APP_TAG).value(&self.app).build());
         // Where it runs is said in one way or the other, never in both.
         let run = match service.capacity_provider_strategy() {
             [] => run.set_launch_type(service.launch_type.clone()),

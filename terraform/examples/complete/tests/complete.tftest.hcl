@@ -65,6 +65,41 @@ run "access_logs_are_written_by_balancers_of_this_account" {
   }
 }
 
+run "it_is_not_public_and_believes_the_balancer_alone" {
+  assert {
+    condition     = module.alb.balancer_cidrs == tolist(["10.0.1.0/24"]) && output.public == false
+    error_message = "internal unless it is said, with the balancer's networks believed about clients"
+  }
+}
+
+run "it_can_be_public_behind_a_web_acl_and_with_an_issuer" {
+  command = plan
+
+  variables {
+    public         = true
+    client_cidrs   = ["0.0.0.0/0"]
+    web_acl_arn    = "arn:aws:wafv2:eu-central-1:111122223333:regional/webacl/acl/1"
+    authentication = "oauth"
+    oauth_issuer   = "https://auth.example.com"
+    egress_cidrs   = ["198.51.100.0/24"]
+  }
+
+  assert {
+    condition     = output.public && output.web_acl_arn == var.web_acl_arn
+    error_message = "it is planned, with the web ACL"
+  }
+}
+
+run "oauth_needs_an_issuer" {
+  command = plan
+
+  variables {
+    authentication = "oauth"
+  }
+
+  expect_failures = [var.authentication]
+}
+
 run "a_pooler_works_as_well" {
   command = plan
 

@@ -191,6 +191,34 @@ run "the_balancer_is_careful" {
   }
 }
 
+run "it_is_not_public_and_accepts_nobody_unless_that_is_said" {
+  assert {
+    condition     = aws_lb.this.internal && length(aws_vpc_security_group_ingress_rule.https) == 0 && length(aws_vpc_security_group_ingress_rule.http) == 0
+    error_message = "it is internal, and no network is let in"
+  }
+}
+
+run "it_is_public_where_that_is_said" {
+  command = plan
+
+  variables {
+    internal     = false
+    client_cidrs = ["0.0.0.0/0"]
+  }
+
+  assert {
+    condition     = !aws_lb.this.internal && join(",", keys(aws_vpc_security_group_ingress_rule.https)) == "0.0.0.0/0"
+    error_message = "it is public, and lets everybody in"
+  }
+}
+
+run "the_networks_that_it_connects_from_are_known" {
+  assert {
+    condition     = output.balancer_cidrs == tolist(["10.0.1.0/24"]) && aws_lb.this.xff_header_processing_mode == "append"
+    error_message = "those of its subnets; and what it adds to X-Forwarded-For comes last"
+  }
+}
+
 run "a_web_acl_is_attached_where_there_is_one" {
   command = plan
 

@@ -15,6 +15,7 @@ variables {
   repository_arns               = ["arn:aws:ecr:eu-central-1:111122223333:repository/mcp-server"]
   public_url                    = "https://mcp.example.com"
   authentication                = "none"
+  trusted_proxies               = ["10.0.1.0/24", "10.0.2.0/24"]
   database_secret               = { arn = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:mcp-server/database-aaaaaa" }
 }
 
@@ -94,6 +95,7 @@ run "each_color_is_told_what_it_is_and_the_rest_alike" {
         LISTEN              = "0.0.0.0:3000"
         OPERATIONS_LISTEN   = "0.0.0.0:9464"
         AUTHENTICATION      = "none"
+        TRUSTED_PROXIES     = "10.0.1.0/24,10.0.2.0/24"
         PUBLIC_URL          = "https://mcp.example.com"
         MIGRATE             = "off"
         DATABASE_POOL_SIZE  = "5"
@@ -260,6 +262,67 @@ run "clients_come_through_the_balancer_and_no_other_way" {
     condition     = aws_vpc_security_group_egress_rule.database["database"].from_port == 5432
     error_message = "the way to the database"
   }
+}
+
+run "tasks_reach_the_vpc_and_what_is_named_and_nothing_else" {
+  assert {
+    condition     = { for cidr, rule in aws_vpc_security_group_egress_rule.https : cidr => rule.from_port } == { "10.0.0.0/16" = 443 } && length(aws_vpc_security_group_egress_rule.prefix_list) == 0
+    error_message = "without a word about it, tasks reach the endpoints in the VPC"
+  }
+}
+
+run "more_is_named" {
+  state_key = "egress"
+
+  variables {
+    egress_cidrs           = ["198.51.100.0/24"]
+    egress_prefix_list_ids = { s3 = "pl-1" }
+  }
+
+  assert {
+    condition     = join(",", keys(aws_vpc_security_group_egress_rule.https)) == "198.51.100.0/24" && aws_vpc_security_group_egress_rule.prefix_list["s3"].prefix_list_id == "pl-1"
+    error_message = "what is named, and no more"
+  }
+}
+
+run "tasks_say_whose_they_are" {
+  assert {
+    condition     = alltrue([for service in aws_ecs_service.color : service.tags["release-app"] == "mcp-server" && service.propagate_tags == "SERVICE"])
+    error_message = "the policies of rollout and of the traffic shifter look for release-app"
+  }
+}
+
+run "no_proxy_can_be_believed" {
+  command = plan
+
+  variables {
+    trusted_proxies = []
+  }
+
+  assert {
+    condition     = alltrue([for definition in aws_ecs_task_definition.color : contains(jsondecode(definition.container_definitions)[0].environment, { name = "TRUSTED_PROXIES", value = "none" })])
+    error_message = "it is said all the same"
+  }
+}
+
+run "every_client_cannot_be_believed" {
+  command = plan
+
+  variables {
+    trusted_proxies = ["0.0.0.0/0"]
+  }
+
+  expect_failures = [var.trusted_proxies]
+}
+
+run "who_is_believed_is_not_said_in_a_second_place" {
+  command = plan
+
+  variables {
+    environment = { TRUSTED_PROXIES = "0.0.0.0/0" }
+  }
+
+  expect_failures = [var.environment]
 }
 
 # === What it may do

@@ -54,6 +54,31 @@ run "it_changes_nothing_of_others" {
   }
 }
 
+run "it_stops_and_protects_tasks_of_this_application_alone" {
+  command = plan
+
+  assert {
+    condition = alltrue([
+      for statement in data.aws_iam_policy_document.this.statement :
+      toset([for condition in statement.condition : "${condition.test} ${condition.variable} ${join(",", condition.values)}"]) == toset([
+        "StringEquals aws:ResourceTag/release-app mcp-server",
+        "ArnEquals ecs:cluster arn:aws:ecs:eu-central-1:111122223333:cluster/mcp-server",
+      ]) && statement.resources == toset(["arn:aws:ecs:eu-central-1:111122223333:task/mcp-server/*"])
+      if length(setintersection(statement.actions, ["ecs:StopTask", "ecs:UpdateTaskProtection"])) > 0
+    ])
+    error_message = "by the cluster and by the tag of its tasks"
+  }
+
+  # Whoever may tag a running task could make it one of these.
+  assert {
+    condition = alltrue([
+      for statement in data.aws_iam_policy_document.this.statement : one(statement.condition).variable == "ecs:CreateAction"
+      if contains(statement.actions, "ecs:TagResource")
+    ])
+    error_message = "tags are given at the start of a task only"
+  }
+}
+
 run "it_passes_two_roles_to_tasks_and_to_nobody_else" {
   command = plan
 

@@ -102,6 +102,20 @@ run "it_may_change_one_rule_and_two_services" {
     error_message = "tasks of that cluster"
   }
 
+  assert {
+    condition = alltrue([
+      for statement in data.aws_iam_policy_document.this.statement :
+      anytrue([for condition in statement.condition : condition.variable == "aws:ResourceTag/release-app" && condition.values == tolist(["mcp-server"])])
+      if contains(statement.actions, "ecs:UpdateTaskProtection")
+    ])
+    error_message = "and of this application alone"
+  }
+
+  assert {
+    condition     = join(",", keys(aws_vpc_security_group_egress_rule.https)) == "10.0.0.0/16"
+    error_message = "without a word about it, it reaches the VPC"
+  }
+
   # What is allowed on * without a condition, so that a new one is noticed.
   assert {
     condition = toset(flatten([
