@@ -11,20 +11,17 @@
 //!
 //! What moves the traffic takes `epoch` (in the query, or in the body): a smaller one than the last is refused with 409.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
     extract::{Path, Query, Request, State},
-    http::{StatusCode, header, uri::Authority},
+    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use bg_runtime::Color;
+use bg_runtime::{Color, operators};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -52,18 +49,12 @@ pub(crate) async fn serve(socket: TcpListener, router: Router) {
     let _ = axum::serve(socket, router).await;
 }
 
-/// A page in the operator's browser could ask as well, at an address that its own name leads to. Neither is an operator.
+/// Refuses pages in the operator's browser.
 async fn for_operators(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
-    let is_address = |host: &str| host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
-        return refuse(StatusCode::FORBIDDEN, "this is for operators, not for pages");
+    match operators::check(request.method(), request.uri(), request.headers(), &[]) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refuse(StatusCode::FORBIDDEN, &refusal.to_string()),
     }
-    if !host.is_some_and(|host| is_address(host.host())) {
-        return refuse(StatusCode::FORBIDDEN, "operators ask by address, not by name");
-    }
-    next.run(request).await
 }
 
 #[derive(Deserialize)]
