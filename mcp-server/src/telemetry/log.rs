@@ -12,8 +12,9 @@ use serde_json::Value;
 use tracing::{Dispatch, Event, Subscriber, field, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry,
+    field::RecordFields,
     filter::Targets,
-    fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter, format::JsonFields, format::Writer},
+    fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter, format::JsonFields, format::Writer},
     layer::SubscriberExt as _,
     registry::LookupSpan,
 };
@@ -35,7 +36,12 @@ where
         .parse(format!("{},{}=off", config.log_filter, context::TARGET))
         .map_err(|source| TelemetryError::Filter { filter: config.log_filter.clone(), source })?;
     let console = match config.log_format {
-        LogFormat::Human => tracing_subscriber::fmt::layer::<Registry>().compact().with_ansi(color).with_writer(writer).boxed(),
+        LogFormat::Human => tracing_subscriber::fmt::layer::<Registry>()
+            .compact()
+            .fmt_fields(OneLine)
+            .with_ansi(color)
+            .with_writer(writer)
+            .boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer::<Registry>()
             .fmt_fields(JsonFields::new())
             .event_format(JsonLines::new(release))
@@ -58,6 +64,79 @@ fn exported() -> Targets {
     let silent =
         ["h2", "hyper", "hyper_util", "opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp", "opentelemetry_http", "rustls"];
     Targets::new().with_default(LevelFilter::INFO).with_targets(silent.map(|target| (target, LevelFilter::OFF)))
+}
+
+/// The message and the fields of an event or a span, on one line and without an escape sequence, whatever is in them: callers
+/// choose some of these texts, and would write lines of their own.
+struct OneLine;
+
+impl<'writer> FormatFields<'writer> for OneLine {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut visitor = OneLineVisitor { writer, is_empty: true, result: Ok(()) };
+        fields.record(&mut visitor);
+        visitor.result
+    }
+}
+
+struct OneLineVisitor<'writer> {
+    writer: Writer<'writer>,
+    is_empty: bool,
+    result: fmt::Result,
+}
+
+// === impl OneLineVisitor ===
+
+impl OneLineVisitor<'_> {
+    fn write(&mut self, field: &field::Field, value: fmt::Arguments<'_>) -> fmt::Result {
+        if !std::mem::take(&mut self.is_empty) {
+            self.writer.write_char(' ')?;
+        }
+        match field.name() {
+            "message" => {}
+            name if self.writer.has_ansi_escapes() => write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
+            name => write!(self.writer, "{name}=")?,
+        }
+        write!(Escaped(&mut self.writer), "{value}")
+    }
+}
+
+impl field::Visit for OneLineVisitor<'_> {
+    fn record_str(&mut self, field: &field::Field, value: &str) {
+        // Other texts are quoted, and their quotation marks escaped: their end is where the field ends.
+        match field.name() {
+            "message" => self.record_debug(field, &format_args!("{value}")),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_error(&mut self, field: &field::Field, value: &(dyn std::error::Error + 'static)) {
+        self.record_debug(field, &format_args!("{}", crate::error::Chain(value)));
+    }
+
+    fn record_debug(&mut self, field: &field::Field, value: &dyn fmt::Debug) {
+        if self.result.is_ok() {
+            self.result = self.write(field, format_args!("{value:?}"));
+        }
+    }
+}
+
+/// Writes what would end a line, move the cursor or turn the text around as an escape.
+struct Escaped<'a, 'writer>(&'a mut Writer<'writer>);
+
+impl fmt::Write for Escaped<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let is_unsafe = |character: char| {
+            character.is_control()
+                || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        let mut rest = text;
+        while let Some((at, character)) = rest.char_indices().find(|(_, character)| is_unsafe(*character)) {
+            self.0.write_str(&rest[..at])?;
+            write!(self.0, "{}", character.escape_default())?;
+            rest = &rest[at + character.len_utf8()..];
+        }
+        self.0.write_str(rest)
+    }
 }
 
 /// One flat object per line: time, level, target, message, the release, the trace when there is one, then the event's own fields.
@@ -270,6 +349,33 @@ mod tests {
         tracing::info!(port = 3000, "listening");
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert!(text.ends_with("listening port=3000\n") && !text.contains("release") && !text.contains('\x1b'), "{text}");
+    }
+
+    #[test]
+    fn no_text_ends_a_human_line_or_moves_the_cursor() {
+        const FORGED: &str = "x\n2026-11-30T00:00:00Z  WARN forged\r\u{1b}[31m \u{9b}2J\u{2028}\u{202e}\u{85}\0 \"=y";
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer {FORGED}")]
+        struct Outer(#[source] io::Error);
+        for color in [false, true] {
+            let (config, lines) = (TelemetryConfig::default(), Lines::default());
+            let writer = lines.clone();
+            let _guard = subscriber(&config, &release(), None, move || writer.clone(), color).unwrap().set_default();
+            let error = Outer(io::Error::other(FORGED));
+            tracing::info!("{FORGED}");
+            tracing::info!(name = FORGED, shown = %FORGED, debug = ?FORGED, "fields");
+            tracing::info!(error = &error as &dyn std::error::Error, "an error");
+            tracing::info_span!("span", of = FORGED, shown = %FORGED).in_scope(|| tracing::info!("inside"));
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.lines().count(), 4, "{text}");
+            // What paints is ours, and comes with colors only.
+            let ours = ["\u{1b}[0m", "\u{1b}[1m", "\u{1b}[2m", "\u{1b}[3m", "\u{1b}[32m"];
+            let bare = ours.iter().fold(text.clone(), |text, paint| if color { text.replace(paint, "") } else { text });
+            let left: Vec<_> =
+                bare.chars().filter(|one| (one.is_control() && *one != '\n') || "\u{2028}\u{202e}".contains(*one)).collect();
+            assert!(left.is_empty(), "{left:?} {text:?}");
+            assert!(text.contains(r"x\n2026-11-30T00:00:00Z  WARN forged\r\u{1b}[31m"), "{text}");
+        }
     }
 
     #[test]
