@@ -79,6 +79,8 @@ impl Contract {
     }
 }
 
+const SECURITY_SCHEMES: &str = "securitySchemes";
+
 /// Whether any of these breaks what a client does.
 #[must_use]
 pub fn is_breaking(changes: &[Change]) -> bool {
@@ -170,12 +172,14 @@ impl Changes {
         }
         self.annotations(subject, &held["annotations"], &served["annotations"]);
         self.tool_meta(subject, &held["_meta"], &served["_meta"]);
+        self.security_schemes(subject, held, served);
         for part in ["title", "description"] {
             if held.get(part) != served.get(part) {
                 self.adds(subject, format!("its {part} has other words, by which models choose"));
             }
         }
-        let known = ["name", "title", "description", "inputSchema", "outputSchema", "annotations", "_meta", "icons"];
+        let known =
+            ["name", "title", "description", "inputSchema", "outputSchema", "annotations", "_meta", "icons", SECURITY_SCHEMES];
         for key in keys(held, served).filter(|key| !known.contains(key) && held.get(key) != served.get(key)) {
             self.breaks(subject, format!("`{key}` is not what it was"));
         }
@@ -271,7 +275,7 @@ impl Changes {
     fn tool_meta(&mut self, subject: &str, held: &Value, served: &Value) {
         const WORDS: [&str; 2] = ["openai/toolInvocation/invoking", "openai/toolInvocation/invoked"];
         // Said by `ui`, or judged below and by the widgets themselves.
-        const ELSEWHERE: [&str; 3] = ["ui/resourceUri", "openai/outputTemplate", "ui"];
+        const ELSEWHERE: [&str; 4] = ["ui/resourceUri", "openai/outputTemplate", "ui", SECURITY_SCHEMES];
         let widget = |meta: &Value| meta.pointer("/ui/resourceUri").or(meta.get("openai/outputTemplate")).cloned();
         match (widget(held), widget(served)) {
             (before, now) if before == now => {}
@@ -304,10 +308,33 @@ impl Changes {
         for key in keys(held, served).filter(|key| held.get(key) != served.get(key) && !ELSEWHERE.contains(key)) {
             let words = format!("its `{key}` was {} and is {}", or_none(&held[key]), or_none(&served[key]));
             let opens = key == "openai/widgetAccessible" && served[key] == true;
-            if WORDS.contains(&key) || opens || !key.contains("securitySchemes") && !key.starts_with("openai/") {
+            if WORDS.contains(&key) || opens || !key.contains(SECURITY_SCHEMES) && !key.starts_with("openai/") {
                 self.adds(subject, words);
             } else {
                 self.breaks(subject, words);
+            }
+        }
+    }
+
+    /// What a tool's caller must prove. Hosts read it in one of two places: beside the tool's name, or in `_meta`.
+    fn security_schemes(&mut self, subject: &str, held: &Value, served: &Value) {
+        let places = |tool: &Value| [tool.get(SECURITY_SCHEMES).cloned(), tool["_meta"].get(SECURITY_SCHEMES).cloned()];
+        let (before, now) = (places(held), places(served));
+        let first = |places: &[Option<Value>; 2]| places.iter().flatten().next().cloned().unwrap_or_default();
+        if first(&before) != first(&now) {
+            let words = format!("its `{SECURITY_SCHEMES}` was {} and is {}", or_none(&first(&before)), or_none(&first(&now)));
+            return self.breaks(subject, words);
+        }
+        for (place, (before, now)) in ["beside its name", "in `_meta`"].into_iter().zip(before.iter().zip(&now)) {
+            match (before, now) {
+                (Some(_), None) => {
+                    self.breaks(subject, format!("no longer says `{SECURITY_SCHEMES}` {place}, where some hosts read it alone"));
+                }
+                (None, Some(_)) => self.adds(subject, format!("says `{SECURITY_SCHEMES}` {place}, too")),
+                (Some(before), Some(now)) if before != now => {
+                    self.breaks(subject, format!("its `{SECURITY_SCHEMES}` {place} was {before} and is {now}"));
+                }
+                _ => {}
             }
         }
     }

@@ -288,6 +288,13 @@ fn cases() -> Vec<(String, Value, Vec<&'static str>, Vec<&'static str>)> {
                 "breaking: tool `book`: its `securitySchemes` was [{\"scopes\":[\"book\",\"pay\"],\"type\":\"oauth2\"}] and is [{\"scopes\":[\"book\"],\"type\":\"oauth2\"}]",
             ],
         ),
+        // The same said in the other place, too, by a build that has learned of it.
+        (
+            "/tools/book/securitySchemes".into(),
+            json!([{ "type": "oauth2", "scopes": ["book"] }]),
+            vec!["additive: tool `book`: says `securitySchemes` beside its name, too"],
+            vec!["breaking: tool `book`: no longer says `securitySchemes` beside its name, where some hosts read it alone"],
+        ),
         (
             "/tools/book/_meta/openai~1toolInvocation~1invoking".into(),
             json!("Reserving…"),
