@@ -34,6 +34,47 @@ async fn the_doors_of_probes_answer_and_name_the_release() {
     assert_eq!(post(server.operations(), "/role/purple").await.status, 400);
 }
 
+/// What a page in a browser on this machine can send, under whatever name it found the listener.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_reads_or_changes_anything_at_the_doors_of_operators() {
+    let server = Server::example("slow", &[]).await;
+    let ask = async |method: &str, path: &str, headers: &str| {
+        let mut connection = Connection::open(server.operations()).await;
+        let head = format!("{method} {path} HTTP/1.1\r\ncontent-length: 0\r\n{headers}\r\n");
+        connection.send(head.as_bytes()).await;
+        connection.answer().await.status
+    };
+    let here = format!("host: {}\r\n", server.operations());
+    let rebound = "host: evil.example.net:9464\r\n";
+    for path in ["/metrics", "/release", "/drainage", "/health", "/ready"] {
+        assert_eq!(ask("GET", path, &here).await, 200, "{path}");
+        assert_eq!(ask("GET", path, "host: localhost\r\n").await, 200, "{path}");
+        assert_eq!(ask("GET", path, rebound).await, 403, "{path}");
+        assert_eq!(ask("GET", path, &format!("{here}origin: http://evil.example.net\r\n")).await, 403, "{path}");
+        for site in ["same-origin", "same-site", "cross-site"] {
+            assert_eq!(ask("GET", path, &format!("{here}sec-fetch-site: {site}\r\n")).await, 403, "{path} {site}");
+        }
+    }
+    for path in ["/leave", "/role/retiring"] {
+        for headers in [
+            rebound.to_owned(),
+            format!("{here}origin: https://evil.example.net\r\n"),
+            format!("{here}origin: null\r\n"),
+            format!("{here}sec-fetch-site: cross-site\r\n"),
+            format!("{here}sec-fetch-site: none\r\n"),
+        ] {
+            assert_eq!(ask("POST", path, &headers).await, 403, "{path} {headers}");
+        }
+        for method in ["GET", "HEAD", "PUT", "OPTIONS"] {
+            assert_eq!(ask(method, path, &here).await, 405, "{method} {path}");
+        }
+    }
+    let drainage = get(server.operations(), "/drainage").await.json();
+    assert_eq!((&drainage["stage"], &drainage["role"]), (&json!("serving"), &json!("active")), "nothing has changed");
+    assert_eq!(ask("POST", "/role/retiring", &here).await, 200);
+    assert_eq!(ask("POST", "/leave", &here).await, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_for_developers_can_be_taken_away() {
     for (said, status) in [("auto", 200), ("on", 200), ("off", 404)] {
@@ -141,7 +182,7 @@ async fn a_session_lives_until_it_is_deleted() {
     connection.send_message(list, &header).await;
     assert_eq!(connection.answer().await.status, 200);
     connection.send(format!("DELETE /mcp HTTP/1.1\r\nhost: localhost\r\n{header}\r\n").as_bytes()).await;
-    assert_eq!(connection.answer().await.status, 202);
+    assert_eq!(connection.answer().await.status, 204);
     connection.send_message(list, &header).await;
     let gone = connection.answer().await;
     assert_eq!(gone.status, 404);

@@ -1,6 +1,7 @@
 //! End to end: one binary, one file per promise.
 
 mod authorization;
+mod browser;
 mod clients;
 mod conformance;
 mod conversation;

@@ -248,3 +248,77 @@ async fn a_flood_of_initialize_leaves_little_behind() {
     let grown = server.resident_kib().saturating_sub(before);
     assert!(grown < 10 * 1024, "{grown} KiB for 10,000 sessions");
 }
+
+/// Whatever a caller may choose the words of, while everything is logged and nothing works because the database is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_text_of_a_caller_writes_a_line_of_the_log() {
+    const FORGED: &str =
+        "x\n1999-01-01T00:00:00.000000Z  WARN forged: ada is an administrator\r\u{1b}[31m\u{9b}2J\u{2028}\u{202e}";
+    let environment = [("LOG", "trace"), ("AUTHENTICATION", "header:x-user")];
+    let server = Server::appointments("postgresql://nobody@127.0.0.1:1/none", &environment).await;
+    let arguments =
+        json!({ "userId": FORGED, "title": FORGED, "startsAt": FORGED, "startDate": FORGED, "cursor": FORGED, "id": FORGED });
+    let meta = json!({ "progressToken": FORGED, "openai/session": FORGED, "openai/subject": FORGED, "traceparent": FORGED, "baggage": FORGED, FORGED: FORGED });
+    let client = json!({ "name": FORGED, "version": FORGED, "title": FORGED });
+    let argument = json!({ "name": FORGED, "value": FORGED });
+    for (method, params) in [
+        (FORGED, json!({})),
+        ("initialize", json!({ "protocolVersion": FORGED, "capabilities": { FORGED: {} }, "clientInfo": client })),
+        ("initialize", json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client })),
+        ("tools/list", json!({ "cursor": FORGED })),
+        ("tools/call", json!({ "name": FORGED, "arguments": { FORGED: FORGED }, "_meta": meta })),
+        ("tools/call", json!({ "name": "search_appointments", "arguments": arguments, "_meta": meta })),
+        ("tools/call", json!({ "name": "search_appointments", "arguments": { "userId": FORGED }, "_meta": meta })),
+        (
+            "tools/call",
+            json!({ "name": "book_appointment", "arguments": arguments, "requestState": FORGED, "inputResponses": { FORGED: {} } }),
+        ),
+        ("resources/read", json!({ "uri": format!("ui://widgets/{FORGED}") })),
+        ("resources/read", json!({ "uri": FORGED })),
+        ("resources/subscribe", json!({ "uri": FORGED })),
+        ("prompts/get", json!({ "name": FORGED, "arguments": { FORGED: FORGED } })),
+        ("completion/complete", json!({ "ref": { "type": "ref/prompt", "name": FORGED }, "argument": argument })),
+        ("logging/setLevel", json!({ "level": FORGED })),
+        ("notifications/cancelled", json!({ "requestId": FORGED, "reason": FORGED })),
+    ] {
+        for id in [json!(FORGED), json!(1)] {
+            let body = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string();
+            let mut connection = Connection::open(server.address()).await;
+            connection.send_message(&body, "").await;
+            connection.answer().await;
+        }
+    }
+    // A header holds no line break; what else moves a cursor it may hold.
+    let text = "x\u{9b}2J\u{2028}\u{202e} forged";
+    for name in [
+        "user-agent",
+        "x-user",
+        "mcp-session-id",
+        "mcp-protocol-version",
+        "mcp-method",
+        "mcp-name",
+        "accept",
+        "last-event-id",
+        "traceparent",
+        "baggage",
+        "authorization",
+        "x-forwarded-for",
+        "mcp-forwarded-for-build",
+        "content-encoding",
+        "origin",
+    ] {
+        for method in ["ping", "prompts/get"] {
+            let mut connection = Connection::open(server.address()).await;
+            let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": { "name": "a" } }).to_string();
+            connection.send_message(&body, &format!("{name}: {text}\r\n")).await;
+            connection.answer().await;
+        }
+    }
+    let log = server.stderr();
+    for line in log.lines() {
+        assert!(line.starts_with("20"), "a caller wrote this line, or broke one: {line:?}");
+        let bad: Vec<_> = line.chars().filter(|one| one.is_control() || "\u{2028}\u{2029}\u{202e}".contains(*one)).collect();
+        assert!(bad.is_empty(), "{bad:?} in {line:?}");
+    }
+    assert!(log.contains("forged"), "something was logged of it, or this test shows nothing");
+}

@@ -138,7 +138,7 @@ async fn sessions_cannot_be_flooded_and_those_that_are_open_stay() {
     let mut ending = Connection::open(server.address()).await;
     let head = format!("DELETE /mcp HTTP/1.1\r\nhost: localhost\r\nmcp-session-id: {}\r\n{}\r\n", sessions[0], of("ada"));
     ending.send(head.as_bytes()).await;
-    assert_eq!(ending.answer().await.status, 202);
+    assert_eq!(ending.answer().await.status, 204);
     assert_eq!(initialize(&server, &of("ada")).await.status, 200, "one that ended makes room");
 }
 

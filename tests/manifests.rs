@@ -253,7 +253,7 @@ fn probes_ask_what_they_should_and_pods_may_do_nothing() {
         for (probe, door) in [("startupProbe", "/ready"), ("readinessProbe", "/ready"), ("livenessProbe", "/health")] {
             assert_eq!(container[probe]["httpGet"], json!({ "path": door, "port": "http" }), "{folder} {probe}");
         }
-        assert_eq!(container["lifecycle"]["preStop"]["httpGet"], json!({ "path": "/leave", "port": "operations" }), "{folder}");
+        assert_eq!(container["lifecycle"], Value::Null, "{folder}: SIGTERM begins the leave delay, and no hook can POST");
         is_confined(folder, pod, container);
         for rule in list(&one(&all, "Role", "rollout")["rules"]) {
             let many = ["*", "secrets", "pods/exec"].map(|resource| list(&rule["resources"]).contains(&json!(resource)));

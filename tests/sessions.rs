@@ -58,7 +58,7 @@ async fn a_session_is_its_principals_alone_and_dead_on_both_colors_once_it_is_de
         assert_eq!(status(color, "GET", &ada).await, 200);
     }
 
-    assert_eq!(status(&blue, "DELETE", &ada).await, 202);
+    assert_eq!(status(&blue, "DELETE", &ada).await, 204);
     assert_eq!(status(&blue, "POST", &ada).await, 404);
     // Green, which has it in memory, hears of it.
     let deleted = Instant::now();
@@ -138,7 +138,7 @@ async fn a_response_that_comes_to_another_color_reaches_the_call_that_waits_for_
     let id = question.split("\"id\":").nth(1).and_then(|rest| rest.split([',', '}']).next()).expect("it has an id");
 
     let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"action":"accept","content":{{"name":"Ada"}}}}}}"#);
-    for (principal, status) in [("eve", 404), ("ada", 202)] {
+    for (principal, status) in [("eve", 404), ("ada", 204)] {
         let mut other = Connection::open(green.address()).await;
         other.send_message(&answer, &headers(Some(principal), &session)).await;
         assert_eq!(other.answer().await.status, status, "{principal}");

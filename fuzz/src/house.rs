@@ -221,7 +221,7 @@ async fn behind(public: String) -> Server {
     let oauth = OAuth {
         issuer: ISSUER.to_owned(),
         audiences: vec![RESOURCE.to_owned()],
-        jwks_url: Some(format!("http://{address}/keys")),
+        jwks_url: Some(format!("http://{address}/keys").into()),
         ..OAuth::default()
     };
     let config = HttpConfig { authentication: Authentication::OAuth(oauth), limits: limits(), ..HttpConfig::default() };

@@ -18,7 +18,7 @@ use std::{
 
 use axum::{Router, extract::Request, response::IntoResponse, routing::Route};
 use bg_runtime::{
-    Database, Lifecycle, Release,
+    Database, Lifecycle, Release, SecretUrl,
     contract::Contract,
     lifecycle::{Check, Checks, Hook, Stage, signal::Signals},
     storage::{
@@ -32,7 +32,7 @@ use widgets::Widget;
 pub use self::running::Running;
 use self::{sharing::Sharing, starting::Starting};
 use crate::{
-    authentication::Authenticator,
+    authentication::{Authentication, Authenticator},
     config::HttpConfig,
     contract,
     http::{
@@ -302,7 +302,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let listen = |address| Listener::bind(address).map_err(|source| StartError::Listen { address, source });
         let (public, operations) = (listen(config.listen)?, listen(config.operations_listen)?);
         if config.advertise.as_deref() == Some(address::ECS) {
-            let metadata = config.task_metadata.as_deref().unwrap_or_default();
+            let metadata = config.task_metadata.as_ref().map_or("", SecretUrl::expose);
             let ours = address::of_task(metadata).await.map_err(StartError::Address)?;
             config.advertise = Some(SocketAddr::new(ours, public.address().port()).to_string());
         }
@@ -335,11 +335,15 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         );
         let server = Arc::new(server);
         let request_states = server.request_states.clone();
-        let allowed = Arc::new(Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins));
+        let allowed = Allowed::new(config.public_url.as_ref(), &config.allowed_hosts, &config.allowed_origins);
+        let allowed = Arc::new(allowed.principal_header(match &config.authentication {
+            Authentication::Header(name) => Some(name.clone()),
+            Authentication::None | Authentication::OAuth(_) => None,
+        }));
         let limits = Arc::new(Limits::new(config.limits.clone(), metrics.clone()));
         let body = BodyLimits { most: config.body_limit, within: config.body_timeout };
         let streams = sharing.streams.clone();
-        let door = Arc::new(Door::new(server, allowed, authenticator.clone(), limits.clone(), body, streams));
+        let door = Arc::new(Door::new(server, allowed.clone(), authenticator.clone(), limits.clone(), body, streams));
         let checks = Checks::new(self.checks);
         let doors = Doors {
             release: release.clone(),
@@ -348,7 +352,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             database: self.database.clone(),
             database_health: Arc::default(),
             openai_challenge: config.openai_challenge.as_deref().map(Into::into),
-            resource: authenticator.resource().map(|resource| Arc::new(resource.document())),
+            resource: authenticator.resource().map(|resource| Arc::new(resource.clone())),
             sessions,
             telemetry: telemetry.clone(),
             control: control.clone(),
@@ -362,9 +366,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
         let (address, operations_address) = (public.address(), operations.address());
         let connections = Connections::new(within_descriptors(config.limits.connections), limits.clone());
-        let edge = Arc::new(Edge::new(lifecycle.clone(), limits, &release, direct, router));
+        let edge = Arc::new(Edge::new(lifecycle.clone(), limits, allowed.clone(), &release, direct, router));
         let listening = tokio::spawn(public.serve(edge.clone(), lifecycle.clone(), patience, connections));
-        let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors)));
+        let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors, allowed)));
         let starting = Starting {
             lifecycle: lifecycle.clone(),
             checks,

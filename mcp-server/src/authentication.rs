@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bg_runtime::http::Http;
+use bg_runtime::{SecretUrl, http::Http};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ pub struct OAuth {
     /// What tokens must be for (`aud`). Without one, the resource: the public address of `/mcp` (RFC 8707).
     pub audiences: Vec<String>,
     /// Where the issuer's keys are, when not where its metadata says.
-    pub jwks_url: Option<String>,
+    pub jwks_url: Option<SecretUrl>,
     /// The algorithms that are accepted, by their JWA names. Only ones with a public key.
     pub algorithms: Vec<String>,
     /// How far the issuer's clock and ours may differ.
@@ -92,6 +92,15 @@ pub(crate) struct Resource {
     scopes: Vec<String>,
     /// What one needs to do no more than read.
     first: Vec<String>,
+}
+
+/// The two documents in which an authorization server says what it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum IssuerMetadata {
+    /// RFC 8414.
+    OAuth,
+    /// OpenID Connect Discovery.
+    OpenId,
 }
 
 #[derive(Clone, Debug)]
@@ -140,11 +149,21 @@ impl OAuth {
             problems.push(
                 "AUTHENTICATION=oauth: say in OAUTH_ISSUER whose tokens are taken, as `https://auth.example.com`".to_owned(),
             );
-        } else if !is_safe(&self.issuer) {
-            problems.push(format!("OAUTH_ISSUER=`{}`: it must be https (or http on this machine)", self.issuer));
+        } else {
+            let issuer = SecretUrl::from(&*self.issuer);
+            if !is_safe(&self.issuer) {
+                problems.push(format!("OAUTH_ISSUER=`{issuer}`: it must be https (or http on this machine)"));
+            } else if issuer.has_user() || issuer.has_query() {
+                problems
+                    .push(format!("OAUTH_ISSUER=`{issuer}`: it is shown to every client, so it has no user, query or fragment"));
+            }
         }
-        if let Some(address) = self.jwks_url.as_deref().filter(|address| !is_safe(address)) {
-            problems.push(format!("OAUTH_JWKS_URL=`{address}`: it must be https (or http on this machine)"));
+        if let Some(address) = &self.jwks_url {
+            if !is_safe(address.expose()) {
+                problems.push(format!("OAUTH_JWKS_URL=`{address}`: it must be https (or http on this machine)"));
+            } else if address.has_user() {
+                problems.push(format!("OAUTH_JWKS_URL=`{address}`: a user in the address is not sent; put a key into its query"));
+            }
         }
         if let Err(word) = self.algorithms() {
             problems
@@ -224,7 +243,7 @@ impl Tokens {
         let issuer = oauth.issuer.clone();
         Self {
             rules: Rules::new(&issuer, &audiences, &algorithms, oauth.leeway),
-            keys: Arc::new(Keys::new(&issuer, oauth.jwks_url.as_deref(), fetch)),
+            keys: Arc::new(Keys::new(&issuer, oauth.jwks_url.as_ref().map(SecretUrl::expose), fetch)),
             resource: Resource { address, metadata, issuer, title: title.to_owned(), scopes, first },
             believed: Mutex::default(),
         }
@@ -310,6 +329,17 @@ impl Resource {
         })
     }
 
+    /// Returns where the issuer publishes what it is.
+    pub(crate) fn issuer_metadata(&self, which: IssuerMetadata) -> String {
+        let mut all = keys::metadata(&self.issuer);
+        // The last one is where OpenID Connect Discovery has it, which appends to the path of an issuer.
+        let address = match which {
+            IssuerMetadata::OAuth => (!all.is_empty()).then(|| all.swap_remove(0)),
+            IssuerMetadata::OpenId => all.pop(),
+        };
+        address.unwrap_or_else(|| self.issuer.clone())
+    }
+
     /// The answer to a caller who is not let in.
     pub(crate) fn deny(&self, denied: Denied) -> Response<Payload> {
         let (status, code, words) = match denied {
@@ -367,7 +397,7 @@ fn over_http() -> Fetch {
         Box::pin(async move {
             let answer = http.get(&address, ASKED_WITHIN).await.and_then(|answer| answer.success(&address));
             let answer = answer.map_err(|failure| failure.to_string())?;
-            serde_json::from_slice(&answer.body).map_err(|wrong| format!("{address} gives no JSON: {wrong}"))
+            serde_json::from_slice(&answer.body).map_err(|wrong| format!("{} gives no JSON: {wrong}", SecretUrl::new(address)))
         })
     })
 }

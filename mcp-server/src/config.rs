@@ -12,7 +12,7 @@ use std::{
 };
 
 use bg_runtime::{
-    Color, Release, Secret,
+    Color, Release, Secret, SecretUrl,
     database::{DatabaseConfig, Pooler},
     lifecycle::Timing,
 };
@@ -94,7 +94,7 @@ pub struct HttpConfig {
     /// Where the other processes reach this one, when not where it listens.
     pub advertise: Option<String>,
     /// Where ECS tells a container about its task.
-    pub task_metadata: Option<String>,
+    pub task_metadata: Option<SecretUrl>,
     /// What seals what clients carry between the rounds of a call.
     pub request_state_keys: RequestStateKeys,
 }
@@ -191,6 +191,14 @@ impl Reader<'_> {
         text.expose().parse().map_err(|wrong| self.problems.push(format!("{name}: {wrong}"))).ok()
     }
 
+    /// A URL, which is shown without its user and its query.
+    fn url(&mut self, name: &'static str, reason: &'static str) -> Option<SecretUrl> {
+        let url = self.get(name).map(SecretUrl::new);
+        let value = url.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.lines.push(Line { name, value, given: url.is_some(), reason });
+        url
+    }
+
     /// A variable whose value is shown to nobody.
     fn secret(&mut self, name: &'static str, reason: &'static str) -> Option<Secret> {
         let value = self.get(name);
@@ -285,13 +293,14 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
     let listen: SocketAddr = reader
         .value("LISTEN", &default.to_string(), "the public listener, `address:port`; port 0 takes a free one")
         .unwrap_or(default);
-    let public_url: Option<Uri> =
-        reader.value("PUBLIC_URL", "", "the https address clients know, behind a balancer: its host and origin are ours");
-    if let Some(url) = &public_url
-        && (url.authority().is_none() || !matches!(url.scheme_str(), Some("http" | "https")))
-    {
-        reader.problems.push(format!("PUBLIC_URL=`{url}`: it must be http:// or https:// with a host"));
-    }
+    let public_url = reader.url("PUBLIC_URL", "the https address clients know, behind a balancer: its host and origin are ours");
+    let public_url = public_url.and_then(|url| match public_address(&url) {
+        Ok(address) => Some(address),
+        Err(wrong) => {
+            reader.problems.push(format!("PUBLIC_URL=`{url}`: {wrong}"));
+            None
+        }
+    });
     let authentication = reader.value::<Authentication>(
         "AUTHENTICATION",
         "",
@@ -397,15 +406,22 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
             "",
             "`address:port` at which the other processes reach this one's public listener, in a pod its IP; `ecs` asks ECS for the task's; where LISTEN says, unless that is everywhere",
         ),
-        task_metadata: reader.value(
-            "ECS_CONTAINER_METADATA_URI_V4",
-            "",
-            "set by ECS; asked when ADVERTISE_ADDRESS is `ecs`",
-        ),
+        task_metadata: reader.url("ECS_CONTAINER_METADATA_URI_V4", "set by ECS; asked when ADVERTISE_ADDRESS is `ecs`"),
         request_state_keys: reader
             .secret_value("REQUEST_STATE_KEYS", "`NAME=SECRET,…`: seals what clients carry between two rounds of a call; the first seals, all open; `database` stands for a key that the database keeps, and is the default")
             .unwrap_or_default(),
     }
+}
+
+/// Reads the address that clients know.
+fn public_address(url: &SecretUrl) -> Result<Uri, &'static str> {
+    let address = url.expose().parse::<Uri>().ok();
+    let address = address.filter(|url| url.authority().is_some() && matches!(url.scheme_str(), Some("http" | "https")));
+    let address = address.ok_or("it must be http:// or https:// with a host")?;
+    if url.has_user() || url.has_query() {
+        return Err("it is shown to every client, so it has no user, query or fragment");
+    }
+    Ok(address)
 }
 
 /// How much is too much. 0 is no limit. Where callers prove nothing, every address may be everybody's: an entrance that asks.
@@ -451,19 +467,17 @@ fn limits(reader: &mut Reader<'_>, authentication: Option<&Authentication>, list
 
 /// What is configured of the authorization server. Read in any case, so that `config` shows it and a mistake is one.
 fn oauth(reader: &mut Reader<'_>, said: Option<Authentication>) -> Option<Authentication> {
-    let issuer: Option<String> = reader.value(
-        "OAUTH_ISSUER",
-        "",
-        "the authorization server whose tokens are taken: its https address, as its tokens say it in `iss`",
-    );
+    let issuer = reader
+        .url("OAUTH_ISSUER", "the authorization server whose tokens are taken: its https address, as its tokens say it in `iss`");
     let audiences = reader.list("OAUTH_AUDIENCE", "what tokens must be for, with commas; PUBLIC_URL with /mcp, unless said");
-    let jwks_url = reader.value("OAUTH_JWKS_URL", "", "where the issuer's keys are, when not where its metadata says");
+    let jwks_url = reader.url("OAUTH_JWKS_URL", "where the issuer's keys are, when not where its metadata says");
     let algorithms: Option<String> =
         reader.value("OAUTH_ALGORITHMS", ALGORITHMS, "how tokens may be signed; only with a public key");
     let leeway = reader.seconds("OAUTH_LEEWAY_SECS", 30, "how far the issuer's clock and ours may differ");
     let Some(Authentication::OAuth(_)) = said else { return said };
     let words = algorithms.as_deref().unwrap_or(ALGORITHMS).split(',').map(|word| word.trim().to_owned());
-    let oauth = OAuth { issuer: issuer.unwrap_or_default(), audiences, jwks_url, algorithms: words.collect(), leeway };
+    let issuer = issuer.map(|issuer| issuer.expose().to_owned()).unwrap_or_default();
+    let oauth = OAuth { issuer, audiences, jwks_url, algorithms: words.collect(), leeway };
     reader.problems.extend(oauth.problems());
     Some(Authentication::OAuth(oauth))
 }
@@ -613,6 +627,45 @@ mod tests {
             assert!(!text.contains("hunter2"), "{text}");
         }
         assert!(config.show().contains("DATABASE_URL=(hidden)"));
+    }
+
+    #[test]
+    fn no_url_shows_a_user_or_a_query() {
+        let urls = [
+            "PUBLIC_URL",
+            "OAUTH_ISSUER",
+            "OAUTH_JWKS_URL",
+            "DATABASE_URL",
+            "DATABASE_DIRECT_URL",
+            "ECS_CONTAINER_METADATA_URI_V4",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        ];
+        for name in urls {
+            for url in [
+                "https://ada:hunter2@host.example.com/",
+                "https://hunter2@host.example.com/",
+                "https://host.example.com/?api_key=hunter2",
+                "https://host.example.com/#hunter2",
+                "ftp://ada:hunter2@host.example.com/?hunter2",
+                "https://ada:hunter2 @host.example.com/",
+                "https://ada:h/u?n#hunter2@host.example.com/",
+                "ada:hunter2@host.example.com",
+            ] {
+                for more in [&[][..], &[("LOG_FORMAT", "xml")]] {
+                    let oauth = [("AUTHENTICATION", "oauth"), ("OAUTH_ISSUER", "https://auth.example.com")];
+                    let variables: Vec<_> = oauth.into_iter().chain([(name, url)]).chain(more.iter().copied()).collect();
+                    let shown = match read(&variables) {
+                        Ok(config) => format!("{}{config:?}{:?}", config.show(), config.http.mistakes()),
+                        Err(wrong) => wrong,
+                    };
+                    assert!(!shown.contains("hunter2"), "{name}={url}: {shown}");
+                }
+            }
+        }
+        let key = read(&[("OAUTH_JWKS_URL", "https://host.example.com/keys?api_key=hunter2")]).unwrap();
+        assert!(key.show().contains("OAUTH_JWKS_URL=https://host.example.com/keys?(hidden)"), "{}", key.show());
     }
 
     #[test]

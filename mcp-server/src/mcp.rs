@@ -18,6 +18,7 @@ pub(crate) mod door;
 pub(crate) mod envelope;
 pub(crate) mod forward;
 pub(crate) mod lean;
+mod misread;
 pub(crate) mod protocol;
 pub(crate) mod served;
 mod subscriptions;
@@ -274,6 +275,7 @@ pub(crate) fn config<S>(parts: &Parts<S>) -> ServerConfig {
 
 impl Encoded {
     fn new(config: &ServerConfig, tools: &[rmcp::model::Tool]) -> Self {
+        let tools: Vec<_> = tools.iter().map(listed).collect();
         let info = json!(config.server_info);
         let meta = json!({ SERVER_INFO: info });
         let text = |value: Value| Bytes::from(value.to_string());
@@ -305,6 +307,16 @@ impl Encoded {
             meta_2026: Box::leak(inner(&meta).into_bytes().into_boxed_slice()),
         }
     }
+}
+
+/// Returns a tool as `tools/list` shows it. ChatGPT reads `securitySchemes` beside the name, where rmcp has no member for it, or
+/// in `_meta`.
+pub(crate) fn listed(tool: &rmcp::model::Tool) -> Value {
+    let mut listed = json!(tool);
+    if let Some(schemes) = listed["_meta"].get("securitySchemes").cloned() {
+        listed["securitySchemes"] = schemes;
+    }
+    listed
 }
 
 pub(crate) fn cache_ttl_ms() -> u64 {

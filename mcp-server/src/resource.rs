@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
 use rmcp::model::{ReadResourceResponse, ReadResourceResult, ResourceContents};
 use tokio::sync::broadcast;
 
-use crate::error::ToolError;
+use crate::{error::ToolError, http::percent};
 
 type Reading = Pin<Box<dyn Future<Output = Result<ReadResourceResponse, ToolError>> + Send>>;
 type Reader = Arc<dyn Fn(Read) -> Reading + Send + Sync>;
@@ -30,7 +30,7 @@ pub struct ResourceTemplate {
 pub struct Read {
     /// The address that was asked for.
     pub uri: String,
-    /// What stood in the place of the template's variables, percent-decoding left to the reader.
+    /// What stood in the place of the template's variables, percent-decoded. A value can hold a slash that way: `%2F`.
     pub variables: BTreeMap<String, String>,
 }
 
@@ -197,7 +197,12 @@ fn fit(template: &str, uri: &str) -> Option<BTreeMap<String, String>> {
         if value.is_empty() || value.contains('/') {
             return None;
         }
-        variables.insert(name.to_owned(), value.to_owned());
+        // A value whose escapes are broken is taken as it stands. PostgreSQL stores no NUL, so no address has one.
+        let value = percent::decode(value).unwrap_or_else(|| value.to_owned());
+        if value.contains('\0') {
+            return None;
+        }
+        variables.insert(name.to_owned(), value);
         (template, uri) = (after, &uri[end..]);
     }
     (uri == template).then_some(variables)
@@ -236,10 +241,25 @@ mod tests {
 
     #[test]
     fn an_address_fits_its_template_and_no_other() {
-        let fits = |template, uri| fit(template, uri).map(|found| found.into_values().collect::<Vec<_>>());
+        let fits = |template: &str, uri: &str| fit(template, uri).map(|found| found.into_values().collect::<Vec<_>>());
         assert_eq!(fits("test://template/{id}/data", "test://template/7/data").unwrap(), ["7"]);
         assert_eq!(fits("c://{day}/{user}", "c://mon/ann").unwrap(), ["mon", "ann"]);
+        for (value, expected) in [
+            ("a%20b", "a b"),
+            ("a%2Fb%2fc", "a/b/c"),
+            ("%C3%A4%E2%82%AC", "ä€"),
+            ("100%25", "100%"),
+            ("%2525", "%25"),
+            ("a+b", "a+b"),
+            ("%", "%"),
+            ("%zz", "%zz"),
+            ("%ff", "%ff"),
+        ] {
+            let uri = format!("test://template/{value}/data");
+            assert_eq!(fits("test://template/{id}/data", &uri).unwrap(), [expected], "{value}");
+        }
         for (template, uri) in [
+            ("test://template/{id}/data", "test://template/a%00b/data"),
             ("test://template/{id}/data", "test://template//data"),
             ("test://template/{id}/data", "test://template/a/b/data"),
             ("test://template/{id}/data", "test://template/7/data/more"),

@@ -30,6 +30,15 @@ async fn the_way_to_a_token_is_open_and_the_doors_of_operators_are_elsewhere() {
     for path in ["/health", "/ready"] {
         assert_eq!(get(server.address(), path).await.status, 200, "{path}");
     }
+    for path in ["/.well-known/oauth-authorization-server", "/.well-known/oauth-authorization-server/mcp"] {
+        let answer = get(server.address(), path).await;
+        let expected = format!("{}/.well-known/oauth-authorization-server", issuer.url());
+        assert_eq!((answer.status, header(&answer, "location")), (307, &*expected), "{path}");
+    }
+    for path in ["/mcp", "/mcp/"] {
+        assert_eq!(get(server.address(), path).await.status, 401, "{path}");
+        assert_eq!(tests::http::post(server.address(), path).await.status, 401, "POST {path}");
+    }
     for path in [
         "/metrics",
         "/drainage",
@@ -37,13 +46,11 @@ async fn the_way_to_a_token_is_open_and_the_doors_of_operators_are_elsewhere() {
         "/leave",
         "/role/live",
         "/MCP",
-        "/mcp/",
         "//mcp",
         "/%6dcp",
         "/mcp/../metrics",
         "/mcp%2f..%2fmetrics",
         "/.well-known/oauth-protected-resource/other",
-        "/.well-known/oauth-authorization-server",
         "/widget-test/../../../etc/passwd",
         "/.env",
         "/.git/config",
@@ -103,7 +110,14 @@ async fn a_good_token_opens_no_other_name_and_no_other_page() {
         ("a page of ours", "/mcp", "host: mcp.example.com\r\norigin: https://mcp.example.com\r\n", 200),
         ("another page", "/mcp", "host: mcp.example.com\r\norigin: https://evil.example.net\r\n", 403),
         ("a page without a name", "/mcp", "host: mcp.example.com\r\norigin: null\r\n", 403),
-        ("a page that is not https", "/mcp", "host: mcp.example.com\r\norigin: http://mcp.example.com.evil.net\r\n", 403),
+        ("a page that is not https", "/mcp", "host: mcp.example.com\r\norigin: http://mcp.example.com\r\n", 403),
+        (
+            "a page of a browser's extension",
+            "/mcp",
+            "host: mcp.example.com\r\norigin: chrome-extension://mcp.example.com\r\n",
+            403,
+        ),
+        ("a page of a longer name", "/mcp", "host: mcp.example.com\r\norigin: http://mcp.example.com.evil.net\r\n", 403),
         (
             "two pages, ours first",
             "/mcp",
@@ -118,6 +132,32 @@ async fn a_good_token_opens_no_other_name_and_no_other_page() {
         );
         connection.send(request.as_bytes()).await;
         assert_eq!(connection.answer().await.status, status, "{what}");
+    }
+}
+
+/// ChatGPT reads them in one of two places, and both paths of the server list the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_tool_says_beside_its_name_and_in_its_meta_what_it_needs() {
+    let issuer = Issuer::start(&[]).await;
+    let data = DataDir::new();
+    let server = appointments(&data, &issuer, &[("PUBLIC_URL", PUBLIC_URL)]).await;
+    let good = of(&issuer, "ada").await;
+    let meta =
+        json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
+    let newest = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/list\r\n";
+    for (headers, params) in [
+        (String::new(), json!({})),
+        (newest.to_owned(), json!({ "_meta": meta })),
+        // Twice the same header: rmcp answers.
+        (format!("{newest}mcp-method: tools/list\r\n"), json!({ "_meta": meta })),
+    ] {
+        let listed =
+            Connection::open(server.address()).await.ask("tools/list", &params, &format!("{good}{headers}")).await.json();
+        let tools = listed["result"]["tools"].as_array().unwrap_or_else(|| panic!("{headers}: {listed}"));
+        for tool in tools {
+            assert_eq!(tool["securitySchemes"][0]["type"], "oauth2", "{headers}: {tool}");
+            assert_eq!(tool["securitySchemes"], tool["_meta"]["securitySchemes"], "{headers}: {tool}");
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bg_runtime::SecretUrl;
 use http::Uri;
 use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
@@ -107,7 +108,7 @@ impl Keys {
             None => self.found().await?,
         };
         let keys = token::keys(&(self.fetch)(address.clone()).await?);
-        if keys.is_empty() { Err(format!("{address} has no key that signs tokens")) } else { Ok(keys) }
+        if keys.is_empty() { Err(format!("{} has no key that signs tokens", SecretUrl::new(address))) } else { Ok(keys) }
     }
 
     /// Where the issuer says that its keys are (RFC 8414, OpenID Connect Discovery).
@@ -140,7 +141,7 @@ impl fmt::Debug for Keys {
 }
 
 /// Where an issuer may keep its metadata, in the order in which MCP wants them tried (authorization, server metadata discovery).
-fn metadata(issuer: &str) -> Vec<String> {
+pub(super) fn metadata(issuer: &str) -> Vec<String> {
     let issuer = issuer.trim_end_matches('/');
     let Some((scheme, rest)) = issuer.split_once("://") else { return Vec::new() };
     let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));

@@ -7,27 +7,33 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
-    http::{HeaderValue, StatusCode, header},
-    middleware::map_response,
+    extract::{Path, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bg_runtime::{
     Database, Lifecycle, Release,
     lifecycle::{Checks, Role, Stage},
+    operators,
     storage::Control,
 };
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::{
-    authentication::METADATA,
+    authentication::{IssuerMetadata, METADATA, Resource},
     drainage::Drainage,
-    http::widget_test,
+    http::{origin::Allowed, widget_test},
     sessions::Sessions,
     telemetry::{PROMETHEUS_TEXT, Telemetry},
 };
+
+/// Where clients look for the metadata of an authorization server (RFC 8414), and of an OpenID provider.
+const OAUTH_SERVER: &str = "/.well-known/oauth-authorization-server";
+const OPENID_PROVIDER: &str = "/.well-known/openid-configuration";
+const FOR_EVERY_PAGE: [(HeaderName, &str); 1] = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
 
 /// How long `/health/database` waits for a connection and an answer.
 const DATABASE_DEADLINE: Duration = Duration::from_secs(2);
@@ -49,7 +55,7 @@ pub(crate) struct Doors {
     pub(crate) database_health: Arc<DatabaseHealth>,
     pub(crate) openai_challenge: Option<Arc<str>>,
     /// What this server is to an authorization server (RFC 9728).
-    pub(crate) resource: Option<Arc<Value>>,
+    pub(crate) resource: Option<Arc<Resource>>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) telemetry: Telemetry,
     pub(crate) control: Option<Control>,
@@ -68,6 +74,11 @@ pub(crate) fn public(doors: Doors) -> Router {
         // Clients look in both places (RFC 9728, 3.1; MCP, protected resource metadata discovery).
         .route(METADATA, get(resource))
         .route(&format!("{METADATA}/mcp"), get(resource));
+    // Clients of 2025-03-26, and those that skip the metadata above, take this server for its authorization server.
+    for (path, which) in [(OAUTH_SERVER, IssuerMetadata::OAuth), (OPENID_PROVIDER, IssuerMetadata::OpenId)] {
+        let lead = get(async move |State(doors): State<Doors>| lead_to_issuer(&doors, which));
+        router = router.route(path, lead.clone()).route(&format!("{path}/mcp"), lead);
+    }
     if doors.shows_widgets {
         router = router.route("/widget-test", get(widget_test::page)).route("/widget-test/frame", get(widget_test::frame));
     }
@@ -83,17 +94,26 @@ async fn guarded(mut answer: Response) -> Response {
 }
 
 /// The operations doors. Never public.
-pub(crate) fn operations(doors: Doors) -> Router {
+pub(crate) fn operations(doors: Doors, allowed: Arc<Allowed>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/release", get(release))
         .route("/drainage", get(drainage))
-        .route("/leave", post(leave).get(leave))
+        .route("/leave", post(leave))
         .route("/role/{role}", post(role))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .with_state(doors)
+        .layer(from_fn_with_state(allowed, for_operators))
         .layer(map_response(guarded))
+}
+
+/// Refuses pages in browsers, which could make a process leave.
+async fn for_operators(State(allowed): State<Arc<Allowed>>, request: Request, next: Next) -> Response {
+    match operators::check(request.method(), request.uri(), request.headers(), allowed.hosts()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => (StatusCode::FORBIDDEN, Json(json!({ "error": refusal.to_string() }))).into_response(),
+    }
 }
 
 /// Liveness: 200 for as long as the process can answer at all. What it lacks it says in the body, because killing it would
@@ -190,10 +210,26 @@ async fn challenge(State(doors): State<Doors>) -> Response {
 
 /// Whose tokens are taken, for whoever comes without one. A client in a browser reads it too.
 async fn resource(State(doors): State<Doors>) -> Response {
-    match doors.resource {
-        Some(resource) => ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], Json(resource)).into_response(),
-        None => StatusCode::NOT_FOUND.into_response(),
+    match &doors.resource {
+        Some(resource) => (FOR_EVERY_PAGE, Json(resource.document())).into_response(),
+        None => without_oauth(),
     }
+}
+
+/// Leads a client that asks here for the metadata of the authorization server to the issuer.
+fn lead_to_issuer(doors: &Doors, which: IssuerMetadata) -> Response {
+    match &doors.resource {
+        Some(resource) => {
+            let location = [(header::LOCATION, resource.issuer_metadata(which))];
+            (StatusCode::TEMPORARY_REDIRECT, FOR_EVERY_PAGE, location).into_response()
+        }
+        None => without_oauth(),
+    }
+}
+
+fn without_oauth() -> Response {
+    let body = json!({ "error": "this server takes no access tokens, so it has no authorization server (AUTHENTICATION is not `oauth`)" });
+    (StatusCode::NOT_FOUND, FOR_EVERY_PAGE, Json(body)).into_response()
 }
 
 async fn metrics(State(doors): State<Doors>) -> Response {
@@ -238,7 +274,7 @@ async fn drainage(State(doors): State<Doors>) -> Json<Value> {
     Json(body)
 }
 
-/// Begins to leave, for a preStop hook that comes before SIGTERM. Answers at once; asking twice is asking once.
+/// Begins to leave, as SIGTERM does. Answers at once; asking twice is asking once.
 async fn leave(State(doors): State<Doors>) -> Json<Value> {
     let _ = doors.lifecycle.advance(Stage::Leaving, "asked at /leave");
     Json(json!({ "stage": doors.lifecycle.status().stage }))

@@ -9,14 +9,16 @@ use bg_runtime::{
     lifecycle::{Stage, Status, Work},
 };
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
+    accept,
     body::{Held, Payload, json},
     connection::{Answering, Watch},
     listener::Answer,
+    origin::{Allowed, share},
 };
 use crate::{
     limits::{Limits, Peer, Turn},
@@ -35,11 +37,20 @@ pub(crate) const STAGE: HeaderName = HeaderName::from_static("release-stage");
 
 /// The one door that is shed: everything behind it can be asked again.
 const MCP: &str = "/mcp";
+/// The same, as some clients and proxies write it.
+const MCP_WITH_SLASH: &str = "/mcp/";
+/// What every page may read.
+const WELL_KNOWN: &str = "/.well-known/";
+
+/// Browsers that were here over https come over https from then on, for a year. Other hosts of the domain are not ours to speak
+/// for, so they are not included.
+const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// The public side of a process.
 pub(crate) struct Edge {
     lifecycle: Lifecycle,
     limits: Arc<Limits>,
+    allowed: Arc<Allowed>,
     color: HeaderValue,
     build: HeaderValue,
     /// Set when no layer stands between a request and `/mcp`.
@@ -51,6 +62,7 @@ impl Edge {
     pub(crate) fn new(
         lifecycle: Lifecycle,
         limits: Arc<Limits>,
+        allowed: Arc<Allowed>,
         release: &Release,
         door: Option<Arc<Door>>,
         router: Router,
@@ -59,6 +71,7 @@ impl Edge {
         Self {
             lifecycle,
             limits,
+            allowed,
             color: HeaderValue::from_static(release.color.as_str()),
             build: HeaderValue::try_from(build).expect("a release is checked to fit into a header"),
             door,
@@ -84,33 +97,75 @@ impl Edge {
         {
             return door.answer(request).await;
         }
-        match self.router.clone().oneshot(request.map(Body::new)).await {
+        let asked = Asked::new(&request);
+        let answer = match self.router.clone().oneshot(request.map(Body::new)).await {
             Ok(answer) => answer.map(Payload::Body),
             Err(never) => match never {},
+        };
+        match asked {
+            Some(asked) if matches!(answer.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => {
+                self.answer_unrouted(&asked)
+            }
+            _ => answer,
         }
     }
 
+    /// Answers what no route answers: a browser that asks before it sends, and a client that was given the address of the server
+    /// for the address of its endpoint.
+    fn answer_unrouted(&self, asked: &Asked) -> Response<Payload> {
+        if asked.method == Method::OPTIONS {
+            return match asked.uri.path().starts_with(WELL_KNOWN) {
+                true => self.allowed.open_preflight(&asked.headers),
+                false => self.allowed.preflight(&asked.uri, &asked.headers),
+            };
+        }
+        let endpoint = self.allowed.endpoint();
+        let message = format!("the MCP endpoint of this server is {endpoint}");
+        let is_read = matches!(asked.method, Method::GET | Method::HEAD);
+        let mut answer = if !is_read || accept::asks_for_stream(&asked.headers) {
+            let data = serde_json::json!({ "endpoint": endpoint }).to_string();
+            json(StatusCode::NOT_FOUND, envelope::error(None, envelope::INVALID_REQUEST, &message, Some(&data)))
+        } else if accept::asks_for_json(&asked.headers) {
+            json(StatusCode::OK, Bytes::from(serde_json::json!({ "message": message, "endpoint": endpoint }).to_string()))
+        } else {
+            let mut answer = Response::new(Payload::Bytes(format!("{message}\n").into()));
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            answer
+        };
+        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        answer
+    }
+
     /// Answers one request, wherever its body comes from.
-    pub(crate) async fn respond<B>(&self, request: Request<B>, mut answering: Answering) -> Response<Held>
+    pub(crate) async fn respond<B>(&self, mut request: Request<B>, mut answering: Answering) -> Response<Held>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let one = request.version() < Version::HTTP_2;
         let is_get = request.method() == Method::GET;
+        if request.uri().path() == MCP_WITH_SLASH {
+            *request.uri_mut() = without_slash(request.uri());
+        }
         let (is_mcp, is_extra) = (request.uri().path() == MCP, answering.watch().is_extra());
+        // A browser shows a page nothing of a response whose preflight was refused, so those are always answered.
+        let is_preflight = request.method() == Method::OPTIONS;
+        let is_call = is_mcp && !is_preflight;
+        let reader = self.allowed.reader(request.uri(), request.headers());
         // Whatever is asked at the other endpoints holds no call's slot, and what is asked there is not shed.
-        if is_mcp && !is_extra {
+        if is_call && !is_extra {
             answering.count_as_call();
         }
         let (answer, admission) = match self.lifecycle.admit(Work::Call) {
-            Ok(_) if is_mcp && is_extra => (self.limits.crowded(), None),
+            Ok(_) if is_call && is_extra => (self.limits.crowded(), None),
             // A refusal is no call, so it is not counted as one while it is sent.
-            Ok(_) if is_mcp && self.limits.is_full() => {
+            Ok(_) if is_call && self.limits.is_full() => {
                 answering.uncount();
                 (self.limits.shed(), None)
             }
             Ok(admission) => (self.route(request, is_mcp, answering.watch()).await, Some(admission)),
+            Err(_) if is_preflight => (self.allowed.preflight(request.uri(), request.headers()), None),
             Err(_) => (stopped(), None),
         };
         let sheds = self.lifecycle.status().sheds();
@@ -118,6 +173,12 @@ impl Edge {
         // An answer that another build gave, to a call that belongs to it, says so itself.
         head.headers.entry(COLOR).or_insert_with(|| self.color.clone());
         head.headers.entry(BUILD).or_insert_with(|| self.build.clone());
+        if self.allowed.is_secure() {
+            head.headers.insert(header::STRICT_TRANSPORT_SECURITY, HTTPS_ONLY);
+        }
+        if let Some(reader) = reader {
+            share(&mut head.headers, reader);
+        }
         if (sheds || is_extra) && one {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -141,6 +202,31 @@ impl Edge {
         };
         Response::from_parts(head, body)
     }
+}
+
+/// The head of a request that is answered here if no route answers it.
+struct Asked {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    fn new<B>(request: &Request<B>) -> Option<Self> {
+        (request.method() == Method::OPTIONS || request.uri().path() == "/").then(|| Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        })
+    }
+}
+
+/// Writes `/mcp/` as `/mcp`, for everything behind this.
+fn without_slash(uri: &Uri) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    let path = uri.query().map_or_else(|| MCP.to_owned(), |query| format!("{MCP}?{query}"));
+    parts.path_and_query = path.parse().ok();
+    Uri::from_parts(parts).unwrap_or_else(|_| Uri::from_static(MCP))
 }
 
 impl Answer for Edge {

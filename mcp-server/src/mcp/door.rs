@@ -6,10 +6,9 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full, Limited};
-use rmcp::model::{ClientJsonRpcMessage, ClientRequest};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
@@ -18,9 +17,10 @@ use serde_json::value::RawValue;
 
 use super::{
     Server,
-    envelope::{self, Envelope},
+    envelope::{self, Envelope, Malformed},
     forward::{FORWARDED, Forward, Lost},
     lean::{self, Lean, SESSION_ID},
+    misread::{self, is_misread, is_never_offered},
     protocol::Protocol,
     served::Served,
 };
@@ -29,6 +29,7 @@ use crate::{
     conversation::Named,
     extract::Principal,
     http::{
+        accept,
         body::{Payload, Until, json},
         origin::Allowed,
     },
@@ -41,7 +42,7 @@ use crate::{
 const BATCH_LIMIT: usize = 64;
 
 /// What a client without sessions hears of changes by (2026-07-28).
-const LISTEN: &str = "subscriptions/listen";
+pub(super) const LISTEN: &str = "subscriptions/listen";
 
 /// A body that is not there by then is on its way and no call yet: it takes no call's place.
 const ARRIVED_WITHIN: std::time::Duration = std::time::Duration::from_millis(100);
@@ -127,11 +128,15 @@ impl Door {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (parts, body) = request.into_parts();
-        let origin = match self.allowed.check(&parts) {
-            Ok(origin) => origin,
-            Err(refusal) => return *refusal,
-        };
+        let (mut parts, body) = request.into_parts();
+        lean::drop_blank_session_id(&mut parts.headers);
+        // A browser asks what it may send before it sends a token.
+        if parts.method == Method::OPTIONS {
+            return self.allowed.preflight(&parts.uri, &parts.headers);
+        }
+        if let Err(refusal) = self.allowed.check(&parts) {
+            return *refusal;
+        }
         if let Some(to) = parts.headers.get(FORWARDED)
             && *to != self.server.release.build()
             && self.served.instance().is_none_or(|instance| *to != *instance)
@@ -139,26 +144,14 @@ impl Door {
             let words = "this message was handed on to another process than this one";
             return json(StatusCode::MISDIRECTED_REQUEST, error(None, envelope::INVALID_REQUEST, words));
         }
-        // A browser asks what it may send before it sends a token.
         let principal = match self.authenticator.principal(&parts.headers).await {
             Ok(principal) => principal,
-            Err(_) if parts.method == Method::OPTIONS => Principal::anonymous(),
-            Err(denied) => {
-                let mut answer = self.deny(&parts, denied);
-                if let Some(origin) = origin {
-                    crate::http::origin::share(answer.headers_mut(), origin);
-                }
-                return answer;
-            }
+            Err(denied) => return self.deny(&parts, denied),
         };
-        let mut answer = match self.begin(&parts, &principal) {
+        match self.begin(&parts, &principal) {
             Ok(turn) => held(&self.limits, self.within(parts, &principal, body).await, turn),
             Err(refused) => self.limits.refuse(refused, None),
-        };
-        if let Some(origin) = origin {
-            crate::http::origin::share(answer.headers_mut(), origin);
         }
-        answer
     }
 
     /// The answer to a caller who is not let in.
@@ -174,9 +167,6 @@ impl Door {
 
     /// What a request takes of what its caller may have.
     fn begin(&self, parts: &Parts, principal: &Principal) -> Result<Option<Turn>, Refused> {
-        if parts.method == Method::OPTIONS {
-            return Ok(None);
-        }
         if principal.proved().is_none() {
             self.limits.unproven(parts.extensions.get().copied(), &parts.headers)?;
         }
@@ -202,7 +192,6 @@ impl Door {
                 answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
                 answer
             }
-            Method::OPTIONS => crate::http::origin::preflight(),
             _ => {
                 let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, error(None, envelope::INVALID_REQUEST, "use POST"));
                 answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
@@ -220,8 +209,14 @@ impl Door {
             let words = "send the JSON-RPC message as Content-Type: application/json";
             return json(StatusCode::UNSUPPORTED_MEDIA_TYPE, error(None, envelope::INVALID_REQUEST, words));
         }
+        if !accept::is_identity(&parts.headers) {
+            let message = "send the body without a Content-Encoding: compressed bodies are not read here";
+            let mut answer = json(StatusCode::UNSUPPORTED_MEDIA_TYPE, error(None, envelope::INVALID_REQUEST, message));
+            answer.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            return answer;
+        }
         let body = match self.read(&parts.headers, body).await {
-            Ok(body) => body,
+            Ok(body) => without_byte_order_mark(body),
             Err(refusal) => return refusal,
         };
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
@@ -265,8 +260,12 @@ impl Door {
     async fn message(&self, parts: Parts, principal: &Principal, body: Bytes) -> Answer {
         let envelope = match Envelope::read(&body) {
             Ok(envelope) => envelope,
+            Err(Malformed { repaired: Some(body), .. }) => return Box::pin(self.message(parts, principal, body)).await,
             Err(malformed) => return json(StatusCode::BAD_REQUEST, error(None, malformed.code, &malformed.message)),
         };
+        if let Some(body) = envelope.with_whole_request_id(&body) {
+            return Box::pin(self.message(parts, principal, body)).await;
+        }
         if let Some(refusal) = self.beyond(&parts.headers, principal, &envelope) {
             return refusal;
         }
@@ -400,10 +399,16 @@ impl Door {
         }
         if is_misread(envelope, body, stateless) {
             let (code, words) = match envelope.method.as_deref() {
-                Some(method) => (envelope::INVALID_PARAMS, format!("the parameters of `{method}` are not valid")),
+                Some(method) => (envelope::INVALID_PARAMS, misread::describe(method, envelope.params)),
                 None => (envelope::INVALID_REQUEST, "the message is neither a request nor an answer".to_owned()),
             };
             return json(StatusCode::BAD_REQUEST, error(id, code, &words));
+        }
+        if let (Some(id), Some(method)) = (id, envelope.method.as_deref())
+            && is_never_offered(method, stateless)
+        {
+            let status = if stateless { StatusCode::NOT_FOUND } else { StatusCode::OK };
+            return json(status, error(Some(id), envelope::METHOD_NOT_FOUND, &envelope::method_not_found(method)));
         }
         // A response to a question that another process asked: the balancer does not know who did.
         if in_session
@@ -419,7 +424,7 @@ impl Door {
                 Err(Lost::Unreached | Lost::Unknown) => unavailable(id.unwrap_or("null")),
             };
         }
-        let wants_stream = names(&parts.headers, "text/event-stream");
+        let wants_stream = accept::asks_for_stream(&parts.headers);
         // Out of a stream without an end no answer would ever be taken.
         if envelope.method.as_deref() == Some(LISTEN) && !wants_stream {
             let words = format!("`{LISTEN}` is answered by a stream: send Accept: text/event-stream");
@@ -437,6 +442,9 @@ impl Door {
             parts.headers.remove(SESSION_ID);
             let answer = self.without_sessions.handle(Request::from_parts(parts, Full::new(body.clone()))).await;
             let mut answer = answer.map(|body| Payload::Body(axum::body::Body::new(body)));
+            if method == "tools/list" && self.authenticator.resource().is_some() {
+                answer = self.with_security_schemes(answer).await;
+            }
             if method == LISTEN && is_stream(answer.headers()) {
                 answer.extensions_mut().insert(Endless);
             }
@@ -451,6 +459,20 @@ impl Door {
         }
     }
 
+    /// Puts into rmcp's list of tools what its type has no member for, so that both paths list the same.
+    async fn with_security_schemes(&self, answer: Answer) -> Answer {
+        let (mut head, body) = answer.into_parts();
+        let body = axum::body::to_bytes(body.into_body(), usize::MAX).await.unwrap_or_default();
+        let Ok(mut message) = serde_json::from_slice::<serde_json::Value>(&body) else {
+            return Response::from_parts(head, Payload::Bytes(body));
+        };
+        if let Some(tools) = message.pointer_mut("/result/tools") {
+            *tools = self.server.tools.iter().map(super::listed).collect();
+        }
+        head.headers.remove(header::CONTENT_LENGTH);
+        Response::from_parts(head, Payload::Bytes(message.to_string().into()))
+    }
+
     /// GET opens a session's own stream, DELETE ends the session. Both are of older revisions.
     async fn stream_or_end(&self, mut parts: Parts, principal: &Principal) -> Answer {
         let named = parts.headers.contains_key(SESSION_ID);
@@ -462,6 +484,12 @@ impl Door {
         }
         parts.extensions.insert(principal.clone());
         if parts.method == Method::GET {
+            if !accept::accepts_stream(&parts.headers) {
+                let message = "a stream is sent as text/event-stream, which `Accept` does not allow";
+                return json(StatusCode::NOT_ACCEPTABLE, error(None, envelope::INVALID_REQUEST, message));
+            }
+            // rmcp looks for the name of the type, and accepts no wildcard and no silence.
+            parts.headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
             // A call that is to be made again is made where its conversation stays.
             if let Some(request) = self.served.orphaned(&parts.headers).await
                 && let Ok(envelope) = Envelope::read(request.as_bytes())
@@ -475,9 +503,13 @@ impl Door {
             if let Some(session) = lean::session_id(&parts.headers) {
                 self.server.sessions.close(session).await;
             }
-            return accepted();
+            return without_content();
         }
         let answer = self.served.ask(Request::from_parts(parts, Full::default())).await;
+        // rmcp says 202, which clients in Python log as a failure.
+        if answer.status() == StatusCode::ACCEPTED {
+            return without_content();
+        }
         answer.map(|body| Payload::Body(axum::body::Body::new(body)))
     }
 
@@ -588,43 +620,32 @@ pub(crate) fn unavailable(id: &str) -> Answer {
     answered(StatusCode::SERVICE_UNAVAILABLE, lean::not_looked_up(id))
 }
 
-/// Whether rmcp would not recognize the message for what it is. It takes a known method with parameters that do not fit for
-/// an unknown method, parameters in a list for the ones with these names, and answers JSON that it cannot read at all with a
-/// media type error.
-fn is_misread(envelope: &Envelope<'_>, body: &[u8], stateless: bool) -> bool {
-    const KNOWN: [&str; 9] = [
-        "server/discover",
-        "tools/list",
-        "tools/call",
-        "resources/list",
-        "resources/templates/list",
-        "resources/read",
-        "prompts/list",
-        "prompts/get",
-        "completion/complete",
-    ];
-    /// 2026-07-28 has them no more, whatever their parameters.
-    const REMOVED: [&str; 4] = ["initialize", "resources/subscribe", "resources/unsubscribe", "logging/setLevel"];
-    let method = envelope.method.as_deref().unwrap_or_default();
-    let is_known = KNOWN.contains(&method) || (!stateless && REMOVED.contains(&method));
-    if envelope.params.is_some_and(|params| !envelope::is_object(params)) {
-        return true;
-    }
-    match serde_json::from_slice::<ClientJsonRpcMessage>(body) {
-        Ok(ClientJsonRpcMessage::Request(request)) => is_known && matches!(request.request, ClientRequest::CustomRequest(_)),
-        Ok(_) => false,
-        Err(_) => true,
-    }
-}
-
 fn error(id: Option<&str>, code: i32, words: &str) -> Bytes {
     envelope::error(id, code, words, None)
 }
 
 fn accepted() -> Answer {
+    empty(StatusCode::ACCEPTED)
+}
+
+/// The response to the `DELETE` of a session.
+fn without_content() -> Answer {
+    empty(StatusCode::NO_CONTENT)
+}
+
+fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Payload::Bytes(Bytes::new()));
-    *answer.status_mut() = StatusCode::ACCEPTED;
+    *answer.status_mut() = status;
     answer
+}
+
+/// Drops the mark that editors and Windows programs put before UTF-8. RFC 8259 lets a parser ignore it.
+fn without_byte_order_mark(mut body: Bytes) -> Bytes {
+    const MARK: &[u8] = b"\xef\xbb\xbf";
+    if body.starts_with(MARK) {
+        body.advance(MARK.len());
+    }
+    body
 }
 
 /// A missing content type is taken for JSON; another one is a form or a file, and perhaps a browser that was tricked.
@@ -634,11 +655,6 @@ fn says_json(headers: &HeaderMap) -> bool {
         || kind
             .to_str()
             .is_ok_and(|kind| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"))
-}
-
-fn names(headers: &HeaderMap, media_type: &str) -> bool {
-    let named = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains(media_type));
-    headers.get_all(header::ACCEPT).iter().any(named)
 }
 
 pub(crate) fn is_stream(headers: &HeaderMap) -> bool {

@@ -44,6 +44,14 @@ pub(super) fn session_id(headers: &HeaderMap) -> Option<&str> {
     headers.get(SESSION_ID)?.to_str().ok()
 }
 
+/// Removes a session id that is empty or blank, which gateways send for a client without a session.
+pub(super) fn drop_blank_session_id(headers: &mut HeaderMap) {
+    let mut ids = headers.get_all(SESSION_ID).iter().peekable();
+    if ids.peek().is_some() && ids.all(|id| id.as_bytes().trim_ascii().is_empty()) {
+        headers.remove(SESSION_ID);
+    }
+}
+
 /// How long an answer waits for what its conversation keeps of it. Shorter than the close of a process that is cut.
 const REMEMBERED_WITHIN: Duration = Duration::from_secs(1);
 

@@ -12,12 +12,13 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod, CompleteRequestParams,
-        CompleteResult, CompletionInfo, ConstString, DiscoverResult, Extensions, GetPromptRequestMethod, GetPromptRequestParams,
-        GetPromptResponse, ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesRequestMethod,
-        ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult, ListToolsRequestMethod, ListToolsResult,
-        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestMethod, ReadResourceRequestParams, ReadResourceResponse,
-        Reference, ResultType, ServerCapabilities, ServerConfig, SubscribeRequestMethod, SubscribeRequestParams,
-        SubscriptionFilter, Tool, UnsubscribeRequestMethod, UnsubscribeRequestParams,
+        CompleteResult, CompletionInfo, ConstString, CustomRequest, CustomResult, DiscoverResult, ErrorCode, Extensions,
+        GetPromptRequestMethod, GetPromptRequestParams, GetPromptResponse, ListPromptsRequestMethod, ListPromptsResult,
+        ListResourceTemplatesRequestMethod, ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult,
+        ListToolsRequestMethod, ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestMethod,
+        ReadResourceRequestParams, ReadResourceResponse, Reference, ResultType, ServerCapabilities, ServerConfig,
+        SubscribeRequestMethod, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestMethod,
+        UnsubscribeRequestParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
     transport::streamable_http_server::session::SessionRestoreMarker,
@@ -25,7 +26,7 @@ use rmcp::{
 use serde_json::value::to_raw_value;
 
 use super::{
-    Server, cache_ttl_ms, lean, server_meta,
+    Server, cache_ttl_ms, envelope, lean, server_meta,
     subscriptions::{Subscriptions, tell_listener},
 };
 use crate::{
@@ -95,8 +96,9 @@ impl ServerHandler for Protocol {
             return Err(ErrorData::invalid_params(format!("there is no tool named `{}`", request.name), None));
         };
         let name = request.name;
-        let arguments = to_raw_value(&request.arguments.unwrap_or_default()).map_err(|error| internal(&name, &error))?;
-        let meta = to_raw_value(&context.meta).map_err(|error| internal(&name, &error))?;
+        let arguments =
+            to_raw_value(&request.arguments.unwrap_or_default()).map_err(|error| internal(Asked::Tool(&name), &error))?;
+        let meta = to_raw_value(&context.meta).map_err(|error| internal(Asked::Tool(&name), &error))?;
         let id = context.id.to_string();
         let is_stateless = is_stateless(&context);
         let headers = of(&context, |parts| Some(parts.headers.clone())).unwrap_or_default();
@@ -128,7 +130,7 @@ impl ServerHandler for Protocol {
             }),
             Ok(Written::Open { mut out, .. }) => {
                 out.push(b'}');
-                let result = serde_json::from_slice(&out).map_err(|error| internal(&name, &error))?;
+                let result = serde_json::from_slice(&out).map_err(|error| internal(Asked::Tool(&name), &error))?;
                 Ok(self.completed(result, is_stateless))
             }
             Err(failure) => Err(ErrorData::new(
@@ -177,11 +179,15 @@ impl ServerHandler for Protocol {
                 Some((template, variables)) => (&template.reader, variables),
                 None => {
                     let published = async { Ok(self.server.shared.published.read(&uri).await?) };
-                    return self.bounded(&uri, published).await?.map(Into::into).ok_or_else(|| no_resource(&uri));
+                    return self
+                        .bounded(Asked::Resource(&uri), published)
+                        .await?
+                        .map(Into::into)
+                        .ok_or_else(|| no_resource(&uri));
                 }
             },
         };
-        self.bounded(&uri, reader(Read { uri: uri.clone(), variables })).await
+        self.bounded(Asked::Resource(&uri), reader(Read { uri: uri.clone(), variables })).await
     }
 
     async fn list_prompts(
@@ -214,7 +220,7 @@ impl ServerHandler for Protocol {
             ));
         }
         let name = request.name.clone();
-        self.bounded(&name, (prompt.fill)(crate::prompt::PromptCall { request, context })).await
+        self.bounded(Asked::Prompt(&name), (prompt.fill)(crate::prompt::PromptCall { request, context })).await
     }
 
     async fn complete(
@@ -223,9 +229,21 @@ impl ServerHandler for Protocol {
         _context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
         self.offers::<CompleteRequestMethod>(|capabilities| capabilities.completions.is_some())?;
-        let Reference::Prompt(reference) = &request.r#ref else { return Ok(CompleteResult::default()) };
-        let prompt = self.server.prompts.iter().find(|prompt| prompt.description.name == reference.name);
-        let Some(complete) = prompt.and_then(|prompt| prompt.complete.as_ref()) else { return Ok(CompleteResult::default()) };
+        let reference = match &request.r#ref {
+            Reference::Prompt(reference) => reference,
+            Reference::Resource(reference) => {
+                let is_ours = self.server.templates.iter().any(|template| template.description.uri_template == reference.uri)
+                    || self.resource(&reference.uri).is_some();
+                let unknown = || ErrorData::invalid_params(format!("there is no resource template `{}`", reference.uri), None);
+                return is_ours.then(CompleteResult::default).ok_or_else(unknown);
+            }
+            // rmcp may come to know more kinds.
+            _ => return Err(ErrorData::invalid_params("`ref` names neither a prompt nor a resource template", None)),
+        };
+        let Some(prompt) = self.server.prompts.iter().find(|prompt| prompt.description.name == reference.name) else {
+            return Err(ErrorData::invalid_params(format!("there is no prompt named `{}`", reference.name), None));
+        };
+        let Some(complete) = &prompt.complete else { return Ok(CompleteResult::default()) };
         let mut values = complete(&request.argument.name, &request.argument.value);
         values.truncate(CompletionInfo::MAX_VALUES);
         let completion = CompletionInfo::new(values).map_err(|error| ErrorData::internal_error(error, None))?;
@@ -290,6 +308,14 @@ impl ServerHandler for Protocol {
         Ok(())
     }
 
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        Err(method_not_found(&request.method))
+    }
+
     /// A session that comes from another process, or from idleness, hears again what it had subscribed to.
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
         let (Some(changes), Some(session)) = (&self.server.changes, &self.session) else { return };
@@ -316,14 +342,14 @@ impl Protocol {
 
     /// Refuses the method when the capability it belongs to was not offered.
     fn offers<M: ConstString>(&self, offered: impl FnOnce(&ServerCapabilities) -> bool) -> Result<(), ErrorData> {
-        offered(&self.server.config.capabilities).then_some(()).ok_or_else(ErrorData::method_not_found::<M>)
+        offered(&self.server.config.capabilities).then_some(()).ok_or_else(|| method_not_found(M::VALUE))
     }
 
     fn subscribable<M: ConstString>(&self) -> Result<(&Changes, &Session), ErrorData> {
         self.offers::<M>(|capabilities| {
             capabilities.resources.as_ref().is_some_and(|resources| resources.subscribe == Some(true))
         })?;
-        let changes = self.server.changes.as_ref().ok_or_else(ErrorData::method_not_found::<M>)?;
+        let changes = self.server.changes.as_ref().ok_or_else(|| method_not_found(M::VALUE))?;
         let session = self.session.as_deref().ok_or_else(|| {
             ErrorData::invalid_request("a subscription belongs to a session: send the mcp-session-id that initialize gave", None)
         })?;
@@ -355,20 +381,22 @@ impl Protocol {
 
     /// Runs what an application wrote for a prompt or a resource, within the deadline of a call. A panic stays here, where
     /// rmcp would leave the client without an answer.
-    async fn bounded<T>(&self, what: &str, work: impl Future<Output = Result<T, ToolError>>) -> Result<T, ErrorData> {
+    async fn bounded<T>(&self, asked: Asked<'_>, work: impl Future<Output = Result<T, ToolError>>) -> Result<T, ErrorData> {
         let deadline = self.server.call_timeout;
         let done = tokio::select! {
             done = tokio::time::timeout(deadline, AssertUnwindSafe(work).catch_unwind()) => done,
             () = self.server.lifecycle.cut().cancelled() => return Err(retryable("the server is going away; try again")),
         };
         match done {
-            Ok(Ok(done)) => done.map_err(|error| refusal(what, error)),
+            Ok(Ok(done)) => done.map_err(|error| refusal(asked, error)),
             Ok(Err(_)) => {
-                tracing::error!("{what} panicked");
+                let (kind, name) = asked.fields();
+                tracing::error!(kind, name, "the code of a {kind} panicked");
                 Err(retryable("internal error; try again"))
             }
             Err(_) => {
-                tracing::error!("{what} was stopped after {deadline:?}");
+                let (kind, name) = asked.fields();
+                tracing::error!(kind, name, "the code of a {kind} was stopped after {deadline:?}");
                 Err(retryable("it took too long and was stopped; try again"))
             }
         }
@@ -407,21 +435,44 @@ fn is_stateless(context: &RequestContext<RoleServer>) -> bool {
     context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28)
 }
 
-fn refusal(what: &str, error: ToolError) -> ErrorData {
-    match error.into_kind() {
-        Kind::Caller(words) => ErrorData::invalid_params(words, None),
-        Kind::Protocol(error) => *error,
-        Kind::Internal(source) => internal(what, source.as_ref()),
+/// What a client asked for, for the log. Clients choose the name, so it is a field of its own and no part of a message.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    Tool(&'a str),
+    Prompt(&'a str),
+    Resource(&'a str),
+}
+
+impl<'a> Asked<'a> {
+    fn fields(self) -> (&'static str, &'a str) {
+        match self {
+            Self::Tool(name) => ("tool", name),
+            Self::Prompt(name) => ("prompt", name),
+            Self::Resource(address) => ("resource", address),
+        }
     }
 }
 
-fn internal(what: &str, error: &(dyn std::error::Error + 'static)) -> ErrorData {
-    tracing::error!(error = %Chain(error), "{what} failed");
+fn refusal(asked: Asked<'_>, error: ToolError) -> ErrorData {
+    match error.into_kind() {
+        Kind::Caller(words) => ErrorData::invalid_params(words, None),
+        Kind::Protocol(error) => *error,
+        Kind::Internal(source) => internal(asked, source.as_ref()),
+    }
+}
+
+fn internal(asked: Asked<'_>, error: &(dyn std::error::Error + 'static)) -> ErrorData {
+    let (kind, name) = asked.fields();
+    tracing::error!(kind, name, error = %Chain(error), "the code of a {kind} failed");
     retryable("internal error; try again")
 }
 
 fn retryable(words: &'static str) -> ErrorData {
     ErrorData::internal_error(words, Some(serde_json::json!({ "retryable": true })))
+}
+
+fn method_not_found(method: &str) -> ErrorData {
+    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, envelope::method_not_found(method), None)
 }
 
 fn no_resource(uri: &str) -> ErrorData {

@@ -6,9 +6,11 @@
 
 use std::{str::FromStr, time::Duration};
 
-use bg_runtime::Secret;
+use bg_runtime::{Secret, SecretUrl};
 use http::{HeaderName, HeaderValue, Uri};
 use opentelemetry_sdk::trace::Sampler;
+
+use crate::http::percent;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +45,7 @@ pub struct TelemetryConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Otlp {
     /// The full address, path included.
-    pub endpoint: String,
+    pub endpoint: SecretUrl,
     /// Sent with every request.
     pub headers: Headers,
     /// For one export, retries included.
@@ -183,12 +185,17 @@ impl Reader<'_> {
             (Some(own), _) => (format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"), own),
             (None, shared) => {
                 let base = shared.unwrap_or_else(|| "http://localhost:4318".to_owned());
-                ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("{}/{path}", base.trim_end_matches('/')))
+                // The path goes before a query, which may hold a collector's key.
+                let (base, query) = base.split_at(base.find('?').unwrap_or(base.len()));
+                ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("{}/{path}{query}", base.trim_end_matches('/')))
             }
         };
-        let uri = endpoint.parse::<Uri>().ok().filter(|uri| uri.authority().is_some());
+        let endpoint = SecretUrl::new(endpoint);
+        let uri = endpoint.expose().parse::<Uri>().ok().filter(|uri| uri.authority().is_some());
         if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) {
-            self.problems.push(format!("{name}: `{endpoint}` is no http or https address"));
+            self.complain(format!("{name}: `{endpoint}` is no http or https address"));
+        } else if endpoint.has_user() {
+            self.complain(format!("{name}: a user in the address is not sent: put it into OTEL_EXPORTER_OTLP_HEADERS"));
         }
         self.refuse_the_rest(signal);
         let (name, headers) = self.signal(signal, "HEADERS");
@@ -304,7 +311,7 @@ impl Reader<'_> {
     fn pairs(&mut self, name: &str, list: Option<String>) -> Vec<(String, String)> {
         let mut pairs = Vec::new();
         for (number, pair) in list.iter().flat_map(|list| list.split(',')).map(str::trim).enumerate() {
-            match pair.split_once('=').map(|(key, value)| (key.trim(), percent_decode(value.trim()))) {
+            match pair.split_once('=').map(|(key, value)| (key.trim(), percent::decode(value.trim()))) {
                 _ if pair.is_empty() => {}
                 Some((key, Some(value))) if !key.is_empty() => pairs.push((key.to_owned(), value)),
                 _ => self.complain(format!("{name}: entry {} is not key=value with a percent-encoded value", number + 1)),
@@ -319,23 +326,6 @@ impl Reader<'_> {
             self.problems.push(problem);
         }
     }
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, tail) = rest.split_at_checked(2)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        bytes.push(u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()?);
-        rest = tail;
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -355,13 +345,13 @@ mod tests {
         assert!(config.traces.is_none() && config.metrics.is_none() && problems.is_empty());
 
         let (config, _) = read(&[("OTEL_TRACES_EXPORTER", "otlp")]);
-        assert_eq!(config.traces.unwrap().otlp.endpoint, "http://localhost:4318/v1/traces");
+        assert_eq!(config.traces.unwrap().otlp.endpoint.expose(), "http://localhost:4318/v1/traces");
         assert!(config.metrics.is_none());
 
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318/base/");
         let (config, _) = read(&[endpoint, ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://other/x")]);
-        assert_eq!(config.traces.unwrap().otlp.endpoint, "https://collector:4318/base/v1/traces");
-        assert_eq!(config.metrics.unwrap().otlp.endpoint, "http://other/x");
+        assert_eq!(config.traces.unwrap().otlp.endpoint.expose(), "https://collector:4318/base/v1/traces");
+        assert_eq!(config.metrics.unwrap().otlp.endpoint.expose(), "http://other/x");
 
         for off in [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none")] {
             assert!(read(&[endpoint, off]).0.traces.is_none(), "{off:?}");

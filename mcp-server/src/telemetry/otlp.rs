@@ -44,7 +44,7 @@ pub(super) fn traces(export: &TraceExport, resource: Resource) -> Result<SdkTrac
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(Client::new(&export.otlp)?)
-        .with_endpoint(&export.otlp.endpoint)
+        .with_endpoint(export.otlp.endpoint.expose())
         .with_headers(headers(&export.otlp))
         .with_timeout(export.otlp.timeout)
         .with_protocol(Protocol::HttpBinary)
@@ -65,7 +65,7 @@ pub(super) fn metrics(export: &MetricExport) -> Result<PeriodicReader<MetricExpo
     let exporter = MetricExporter::builder()
         .with_http()
         .with_http_client(Client::new(&export.otlp)?)
-        .with_endpoint(&export.otlp.endpoint)
+        .with_endpoint(export.otlp.endpoint.expose())
         .with_headers(headers(&export.otlp))
         .with_timeout(export.otlp.timeout)
         .with_protocol(Protocol::HttpBinary)
@@ -92,7 +92,7 @@ type Connector = BoxCloneSyncService<Uri, TokioIo<Socket>, HttpError>;
 
 impl Client {
     fn new(otlp: &Otlp) -> Result<Self, TelemetryError> {
-        let tls = otlp.endpoint.starts_with("https:").then(tls).transpose()?;
+        let tls = otlp.endpoint.expose().starts_with("https:").then(tls).transpose()?;
         Ok(Self { runtime: Handle::try_current()?, hyper: HyperClient::new(connector(tls, otlp.timeout), otlp.timeout, None) })
     }
 }

@@ -52,6 +52,7 @@ fn events(body: &[u8]) -> Result<Vec<Value>, String> {
 
 /// The ids of the messages in a body, as far as it has some. However deep the rest of a message is, it has an id.
 fn ids(asked: &[u8]) -> Vec<Value> {
+    let asked = asked.strip_prefix(b"\xef\xbb\xbf").unwrap_or(asked);
     let messages: Vec<&RawValue> =
         serde_json::from_slice(asked).or_else(|_| serde_json::from_slice(asked).map(|one| vec![one])).unwrap_or_default();
     messages.into_iter().filter_map(|message| serde_json::from_str::<Named>(message.get()).ok()?.id).collect()
@@ -75,9 +76,14 @@ fn wrong(message: &Value, asked: &[Value]) -> Option<String> {
     }
     match &message["id"] {
         Value::Null if has("error") => None,
-        id if asked.contains(id) => None,
+        id if asked.iter().any(|asked| is_same(asked, id)) => None,
         id => Some(format!("{id} was not asked: {message}")),
     }
+}
+
+/// Whether two ids are the same. Clients without integers write 1 as `1.0`, and compare numbers by their value.
+fn is_same(asked: &Value, answered: &Value) -> bool {
+    asked == answered || asked.as_f64().is_some_and(|asked| answered.is_i64() && answered.as_f64() == Some(asked))
 }
 
 #[cfg(test)]
@@ -108,6 +114,9 @@ mod tests {
             ),
         ] {
             assert_eq!(judged(asked, status, kind, body), None, "{status} {kind} {body}");
+        }
+        for asked in [r#"{"id":1.0}"#, r#"{"id":10e-1}"#, "\u{feff}{\"id\":1}"] {
+            assert_eq!(judged(asked, 200, "application/json", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), None, "{asked}");
         }
         let deep = format!(r#"{{"x":{}{},"id":1}}"#, "[".repeat(300), "]".repeat(300));
         assert_eq!(judged(&deep, 200, "application/json", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), None);
