@@ -138,7 +138,7 @@ async fn a_response_that_comes_to_another_color_reaches_the_call_that_waits_for_
     let id = question.split("\"id\":").nth(1).and_then(|rest| rest.split([',', '}']).next()).expect("it has an id");
 
     let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"action":"accept","content":{{"name":"Ada"}}}}}}"#);
-    for (principal, status) in [("eve", 404), ("ada", 204)] {
+    for (principal, status) in [("eve", 404), ("ada", 202)] {
         let mut other = Connection::open(green.address()).await;
         other.send_message(&answer, &headers(Some(principal), &session)).await;
         assert_eq!(other.answer().await.status, status, "{principal}");

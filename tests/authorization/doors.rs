@@ -144,12 +144,14 @@ async fn a_listed_tool_says_beside_its_name_and_in_its_meta_what_it_needs() {
     let good = of(&issuer, "ada").await;
     let meta =
         json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
+    let older =
+        json!({ "io.modelcontextprotocol/protocolVersion": "2025-11-25", "io.modelcontextprotocol/clientCapabilities": {} });
     let newest = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/list\r\n";
     for (headers, params) in [
         (String::new(), json!({})),
         (newest.to_owned(), json!({ "_meta": meta })),
-        // Twice the same header: rmcp answers.
-        (format!("{newest}mcp-method: tools/list\r\n"), json!({ "_meta": meta })),
+        // A revision in `_meta` that has none there: rmcp answers.
+        ("mcp-protocol-version: 2025-11-25\r\n".to_owned(), json!({ "_meta": older })),
     ] {
         let listed =
             Connection::open(server.address()).await.ask("tools/list", &params, &format!("{good}{headers}")).await.json();

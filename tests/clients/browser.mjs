@@ -93,7 +93,7 @@ async function inThePage({ url, guarded, token, operations, principal }) {
   await post("root", new URL("/", url).href, {}, ping);
   await ask("root, read", new URL("/", url).href);
   await post("nowhere", new URL("/nowhere", url).href, {}, ping);
-  await ask("wrong method", url, { method: "PUT", headers: json, body: ping });
+  await ask("wrong method", url, { headers: { "MCP-Protocol-Version": "2026-07-28" } });
   await post("wrong type", url, { "Content-Type": "text/plain" }, ping);
   await post("too large", url, {}, message(1, "ping", { a: "x".repeat(200_000) }));
   await ask("health", new URL("/health", url).href);
