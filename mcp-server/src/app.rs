@@ -366,7 +366,8 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let patience = Patience { headers: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
         let (address, operations_address) = (public.address(), operations.address());
         let connections = Connections::new(within_descriptors(config.limits.connections), limits.clone());
-        let edge = Arc::new(Edge::new(lifecycle.clone(), limits, allowed.clone(), &release, direct, router));
+        let edge = Edge::new(lifecycle.clone(), (limits, connections.clone()), allowed.clone(), &release, direct, router);
+        let edge = Arc::new(edge);
         let listening = tokio::spawn(public.serve(edge.clone(), lifecycle.clone(), patience, connections));
         let serving_operations = tokio::spawn(serve_operations(operations, doors::operations(doors, allowed)));
         let starting = Starting {

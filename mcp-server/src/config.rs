@@ -6,6 +6,7 @@
 use std::{
     fmt::{self, Display, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -22,7 +23,7 @@ use jiff::tz::TimeZone;
 use crate::{
     appointments::ForeignUsers,
     authentication::{ALGORITHMS, Authentication, OAuth},
-    limits::{AddressLimits, LimitsConfig, PrincipalLimits, TrustedProxies},
+    limits::{AddressLimits, LimitsConfig, PrincipalLimits, TrustedProxies, memory},
     pins::PinLimits,
     request_state::RequestStateKeys,
     sessions::SessionLimits,
@@ -150,6 +151,8 @@ impl HttpConfig {
 /// Reads variables, and keeps what it read for `config` to print.
 struct Reader<'a> {
     get: &'a dyn Fn(&str) -> Option<String>,
+    /// The bytes of memory that the process may use.
+    memory: u64,
     lines: Vec<Line>,
     problems: Vec<String>,
 }
@@ -219,7 +222,12 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut reader = Reader { get, lines: Vec::new(), problems: Vec::new() };
+        Self::read_with(get, memory::available())
+    }
+
+    /// The same in a process that may use so many bytes of memory.
+    fn read_with(get: &dyn Fn(&str) -> Option<String>, memory: u64) -> Result<Self, ConfigError> {
+        let mut reader = Reader { get, memory, lines: Vec::new(), problems: Vec::new() };
         let release = release(&mut reader);
         let http = http(&mut reader);
         let database = database(&mut reader);
@@ -372,7 +380,7 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
         write_timeout: reader.seconds(
             "WRITE_TIMEOUT_SECS",
             30,
-            "longest wait for a client that does not read its answer; a stream with nothing to say waits for nobody",
+            "longest wait for a client that reads less than 1 KiB/s of its answer; a stream with nothing to say waits for nobody",
         ),
         idle_timeout: reader.seconds(
             "IDLE_TIMEOUT_SECS",
@@ -424,14 +432,27 @@ fn public_address(url: &SecretUrl) -> Result<Uri, &'static str> {
     Ok(address)
 }
 
+/// What a connection takes whose client sends the largest head, in bytes: the head, and what we keep of it besides.
+const CONNECTION_BYTES: u64 = 80 * 1024;
+
+/// A part of the memory there is, within bounds.
+fn share(memory: u64, part: u64, bounds: RangeInclusive<usize>) -> usize {
+    usize::try_from(memory / part).unwrap_or(usize::MAX).clamp(*bounds.start(), *bounds.end())
+}
+
 /// How much is too much. 0 is no limit. Where callers prove nothing, every address may be everybody's: an entrance that asks.
 fn limits(reader: &mut Reader<'_>, authentication: Option<&Authentication>, listen: SocketAddr) -> LimitsConfig {
     let is_far = !listen.ip().is_loopback();
     let proves = is_far && matches!(authentication, Some(Authentication::OAuth(_)));
     let connections = reader.count(
         "CONNECTIONS_MAX",
-        10_000,
-        "connections at once, about 20 KB each; idle ones make room, and fewer are taken where `ulimit -n` allows fewer",
+        share(reader.memory, 4 * CONNECTION_BYTES, 64..=10_000),
+        "connections at once; idle ones make room, and fewer are taken where `ulimit -n` allows fewer. A quarter of the memory there is (of the control group, else of the machine) by 80 KiB, which one takes whose client sends the largest head; 10000 at most",
+    );
+    let unread = reader.count(
+        "UNREAD_BYTES_MAX",
+        share(reader.memory, 8, 16 << 20..=256 << 20),
+        "bytes of responses larger than 64 KiB that wait for clients to read them; beyond it slow readers are cut and calls get 429. An eighth of the memory there is, between 16 and 256 MiB",
     );
     let of_address = if is_far { connections / 2 } else { 0 };
     LimitsConfig {
@@ -446,13 +467,16 @@ fn limits(reader: &mut Reader<'_>, authentication: Option<&Authentication>, list
             of_address,
             "of these, from one address that is none of TRUSTED_PROXIES; half of them, because an address may be a balancer's; 0 is no limit, as everywhere here, and the default on loopback",
         ),
-        response: reader.count("RESPONSE_LIMIT_BYTES", 4 << 20, "largest result of a tool; no model reads as much"),
+        response: reader.count("RESPONSE_LIMIT_BYTES", 4 << 20, "largest result of a tool, and largest answer to a batch; no model reads as much"),
+        unread,
+        bodies: reader.count("BODY_BYTES_MAX", share(reader.memory, 8, 16 << 20..=256 << 20), "bytes of requests larger than 64 KiB that are read or answered at once, the rest gets 429. An eighth of the memory there is, between 16 and 256 MiB"),
         principal: PrincipalLimits {
             rate: reader.count("CALLS_PER_SECOND", 1000, "messages of one principal a second, in each process; twice what a rollout's load gate sends with its one token"),
             burst: reader.count("CALLS_BURST", 2000, "messages of one principal at once, after two seconds' rest"),
             calls: reader.count("CALLS_PER_PRINCIPAL", 256, "calls of one principal in flight; half of CALLS_MAX, and as many as a load gate has; ChatGPT makes a few"),
             streams: reader.count("STREAMS_PER_PRINCIPAL", 100, "open streams of one principal; a client has one for each session it shows"),
             sessions: reader.count("SESSIONS_PER_PRINCIPAL", 1000, "sessions of one principal in each process; clients open one for each chat and forget it for SESSION_IDLE_SECS"),
+            unread: reader.count("UNREAD_BYTES_PER_PRINCIPAL", unread / 2, "of UNREAD_BYTES_MAX, for one principal; half of it, as of the calls"),
         },
         address: AddressLimits {
             rate: reader.count("UNPROVEN_PER_SECOND", if proves { 50 } else { 0 }, "requests without a good token from one address a second; a bad one costs 0.1 ms, so 50 are half a percent of a core; 0 on loopback, and where nobody proves anything"),
@@ -689,6 +713,20 @@ mod tests {
             let config = read(&[listen, ("AUTHENTICATION", "none"), ("WIDGET_TEST", said)]).unwrap();
             assert_eq!(config.http.widget_test, there, "{listen:?} {said}");
         }
+    }
+
+    #[test]
+    fn what_there_may_be_at_once_follows_from_the_memory_there_is() {
+        let limits = |memory: u64, pairs: &'static [(&str, &str)]| {
+            let environment: HashMap<_, _> = pairs.iter().copied().collect();
+            let get = move |name: &str| environment.get(name).map(|value| (*value).to_owned());
+            let limits = Config::read_with(&get, memory << 20).unwrap().http.limits;
+            (limits.connections, limits.unread >> 20, limits.principal.unread >> 20, limits.bodies >> 20)
+        };
+        assert_eq!(limits(256, &[]), (819, 32, 16, 32));
+        assert_eq!(limits(16, &[]), (64, 16, 8, 16));
+        assert_eq!(limits(1 << 20, &[]), (10_000, 256, 128, 256));
+        assert_eq!(limits(256, &[("CONNECTIONS_MAX", "7"), ("UNREAD_BYTES_MAX", "0")]), (7, 0, 0, 32));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! and probes, operators and whoever looks for the way to a token are refused nothing.
 
 pub(crate) mod address;
+pub(crate) mod memory;
 mod principals;
 mod rates;
 pub(crate) mod tally;
@@ -29,7 +30,10 @@ use self::{
 };
 use crate::{
     extract::Principal,
-    http::body::{Payload, json},
+    http::{
+        body::{Payload, json},
+        connection::Counted,
+    },
     mcp::envelope,
     telemetry::metrics::Metrics,
 };
@@ -43,8 +47,12 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Of these, from one address. Trusted proxies may have any number.
     pub connections_of_address: usize,
-    /// The largest result of a tool, in bytes.
+    /// The largest result of a tool, and of a batch, in bytes.
     pub response: usize,
+    /// Bytes of responses that wait for their readers, by the whole process.
+    pub unread: usize,
+    /// Bytes of large bodies that arrive or are being answered, by the whole process.
+    pub bodies: usize,
     /// Of each principal that proved to be one.
     pub principal: PrincipalLimits,
     /// Of each address, for requests that prove nobody.
@@ -66,6 +74,8 @@ pub struct PrincipalLimits {
     pub streams: usize,
     /// Sessions in this process.
     pub sessions: usize,
+    /// Bytes of responses that wait for their reader.
+    pub unread: usize,
 }
 
 /// How much there may be of each address.
@@ -100,6 +110,12 @@ pub(crate) enum Limit {
     StreamsOfPrincipal,
     /// Sessions of a principal.
     SessionsOfPrincipal,
+    /// Bytes of responses that wait for their readers.
+    Unread,
+    /// The same of a principal.
+    UnreadOfPrincipal,
+    /// Bytes of large bodies.
+    Bodies,
 }
 
 /// A limit, and in how many seconds it is worth trying again.
@@ -114,6 +130,12 @@ pub(crate) struct Limits {
     config: LimitsConfig,
     /// Requests to `/mcp` whose responses have not left to the last byte.
     calls: AtomicUsize,
+    /// The same for every other path.
+    others: AtomicUsize,
+    /// Bytes of large responses that wait for their readers.
+    unread: AtomicUsize,
+    /// Bytes of large bodies that are on their way or belong to a call in flight.
+    bodies: AtomicUsize,
     /// Calls whose bodies are still on their way.
     arriving: AtomicUsize,
     rates: Option<Rates<Arc<str>>>,
@@ -137,6 +159,23 @@ struct Said {
 /// A body that is on its way.
 pub(crate) struct Arriving<'a>(&'a AtomicUsize);
 
+/// The bytes of a large response, counted until this is dropped.
+pub(crate) struct UnreadBytes {
+    limits: Arc<Limits>,
+    bytes: usize,
+    turn: Option<Arc<Turn>>,
+}
+
+/// The bytes of a body, counted until this is dropped.
+pub(crate) struct BodyBytes<'a> {
+    limits: &'a Limits,
+    read: usize,
+    counted: usize,
+}
+
+/// A body or a response of at most so many bytes is not counted by its bytes: CALLS_MAX of them are 32 MiB.
+pub(crate) const SMALL: usize = 64 * 1024;
+
 /// Calls end within milliseconds, so a second later there is room.
 const SHED_FOR: u64 = 1;
 /// Streams end when somebody closes a window.
@@ -147,7 +186,7 @@ const SAID_EVERY: Duration = Duration::from_secs(1);
 // === impl Limit ===
 
 impl Limit {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Calls,
         Self::Connections,
         Self::ConnectionsOfAddress,
@@ -157,6 +196,9 @@ impl Limit {
         Self::CallsOfPrincipal,
         Self::StreamsOfPrincipal,
         Self::SessionsOfPrincipal,
+        Self::Unread,
+        Self::UnreadOfPrincipal,
+        Self::Bodies,
     ];
 
     /// The word for metrics and the log.
@@ -171,6 +213,9 @@ impl Limit {
             Self::CallsOfPrincipal => "calls_of_principal",
             Self::StreamsOfPrincipal => "streams_of_principal",
             Self::SessionsOfPrincipal => "sessions_of_principal",
+            Self::Unread => "unread",
+            Self::UnreadOfPrincipal => "unread_of_principal",
+            Self::Bodies => "bodies",
         }
     }
 }
@@ -183,6 +228,9 @@ impl Limits {
         let (principal, address) = (config.principal, config.address);
         Self {
             calls: AtomicUsize::new(0),
+            others: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            bodies: AtomicUsize::new(0),
             arriving: AtomicUsize::new(0),
             rates: quota(principal.rate, principal.burst, SECOND).map(Rates::new),
             principals: Arc::new(Principals::new(principal)),
@@ -196,20 +244,66 @@ impl Limits {
         }
     }
 
-    /// Counts a request to `/mcp` until [`Self::end_call`].
-    pub(crate) fn begin_call(&self) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request until [`Self::end_request`], and says how many of its kind there are with it.
+    pub(crate) fn begin_request(&self, counted: Counted) -> usize {
+        self.of(counted).fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(crate) fn end_call(&self) {
-        self.calls.fetch_sub(1, Ordering::Relaxed);
+    pub(crate) fn end_request(&self, counted: Counted) {
+        self.of(counted).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether more calls are in flight than there may be. A call whose body is still uploading is not counted: bodies that drip
-    /// must not keep others out.
-    pub(crate) fn is_full(&self) -> bool {
-        let (most, calls) = (self.config.calls, self.calls.load(Ordering::Relaxed));
-        most > 0 && calls > most && calls > most + self.arriving.load(Ordering::Relaxed)
+    fn of(&self, counted: Counted) -> &AtomicUsize {
+        match counted {
+            Counted::Call => &self.calls,
+            Counted::Other => &self.others,
+        }
+    }
+
+    /// Whether more requests to other paths than there may be calls are in flight. They are answered all the same.
+    pub(crate) fn has_many_others(&self) -> bool {
+        self.config.calls > 0 && self.others.load(Ordering::Relaxed) > self.config.calls
+    }
+
+    /// Whether a call cannot be begun that is one of so many, and the limit that says so.
+    pub(crate) fn refuses_call(&self, among: usize) -> Option<Limit> {
+        if self.is_full(among) {
+            return Some(Limit::Calls);
+        }
+        let most = self.config.unread;
+        (most > 0 && self.unread.load(Ordering::Relaxed) >= most).then_some(Limit::Unread)
+    }
+
+    /// Whether a response of this size may wait for its reader. The first one always may.
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        let (most, unread) = (self.config.unread, self.unread.load(Ordering::Relaxed));
+        most == 0 || bytes <= SMALL || unread == 0 || unread.saturating_add(bytes) <= most
+    }
+
+    /// Counts the bytes of a large response until they have left, for the process and for whose call it answers. Small ones are
+    /// bounded by the number of calls.
+    pub(crate) fn unread(self: &Arc<Self>, bytes: usize, turn: Option<&Arc<Turn>>) -> Option<UnreadBytes> {
+        if bytes <= SMALL {
+            return None;
+        }
+        self.unread.fetch_add(bytes, Ordering::Relaxed);
+        let turn = turn.cloned();
+        if let Some(turn) = &turn {
+            turn.add_unread(bytes);
+        }
+        Some(UnreadBytes { limits: self.clone(), bytes, turn })
+    }
+
+    /// Begins to count what a body takes.
+    pub(crate) fn body(&self) -> BodyBytes<'_> {
+        BodyBytes { limits: self, read: 0, counted: 0 }
+    }
+
+    /// Whether so many calls are more than there may be in flight. A call whose body is still uploading is not counted: bodies
+    /// that drip must not keep others out.
+    fn is_full(&self, among: usize) -> bool {
+        let most = self.config.calls;
+        most > 0 && among > most && among > most + self.arriving.load(Ordering::Relaxed)
     }
 
     /// Notes that a body is waited for; nothing when as many are as there may be calls.
@@ -239,12 +333,18 @@ impl Limits {
     pub(crate) fn begin(&self, principal: &Principal, is_stream: bool) -> Result<Option<Turn>, Refused> {
         let Some(who) = principal.proved() else { return Ok(None) };
         self.more(principal, 1)?;
-        let turn = self.principals.begin(who, is_stream);
+        let turn = self.principals.begin(who, is_stream, 1);
         turn.map(Some).map_err(|limit| (limit, if is_stream { STREAMS_FOR } else { SHED_FOR }))
     }
 
-    /// So many further messages of a principal in the same body.
-    pub(crate) fn more(&self, principal: &Principal, count: usize) -> Result<(), Refused> {
+    /// So many further messages of a principal in the same body, each of which is a call in flight until that is answered.
+    pub(crate) fn begin_more(&self, principal: &Principal, count: usize) -> Result<Option<Turn>, Refused> {
+        self.more(principal, count)?;
+        let Some(who) = principal.proved().filter(|_| count > 0) else { return Ok(None) };
+        self.principals.begin(who, false, count).map(Some).map_err(|limit| (limit, SHED_FOR))
+    }
+
+    fn more(&self, principal: &Principal, count: usize) -> Result<(), Refused> {
         let (Some(rates), Some(who)) = (&self.rates, principal.proved()) else { return Ok(()) };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         rates.take(who, count).map_err(|after| (Limit::RateOfPrincipal, after))
@@ -281,6 +381,11 @@ impl Limits {
     pub(crate) fn shed(&self) -> Response<Payload> {
         self.note(Limit::Calls);
         answer(SHED_FOR, self.full.clone())
+    }
+
+    /// The answer to a call that cannot be begun for this reason.
+    pub(crate) fn shed_for(&self, limit: Limit) -> Response<Payload> {
+        if limit == Limit::Calls { self.shed() } else { self.refuse((limit, SHED_FOR), None) }
     }
 
     /// The answer to a call on a connection that is one too many.
@@ -336,6 +441,14 @@ fn words(config: &LimitsConfig, limit: Limit) -> String {
         Limit::SessionsOfPrincipal => {
             format!("a caller may have {} sessions (SESSIONS_PER_PRINCIPAL); end those that nobody uses", principal.sessions)
         }
+        Limit::Unread => {
+            format!("responses of {} bytes wait for their readers, and no more may (UNREAD_BYTES_MAX)", config.unread)
+        }
+        Limit::UnreadOfPrincipal => {
+            let most = principal.unread;
+            format!("responses of {most} bytes to this caller wait to be read, and no more may (UNREAD_BYTES_PER_PRINCIPAL)")
+        }
+        Limit::Bodies => format!("large requests of {} bytes are being read, and no more may (BODY_BYTES_MAX)", config.bodies),
     }
 }
 
@@ -351,6 +464,40 @@ fn answer(after: u64, body: Bytes) -> Response<Payload> {
     let mut answer = json(StatusCode::TOO_MANY_REQUESTS, body);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
     answer
+}
+
+// === impl BodyBytes ===
+
+impl BodyBytes<'_> {
+    /// Counts further bytes of the body; false when there is no room for them.
+    pub(crate) fn add(&mut self, bytes: usize) -> bool {
+        self.read = self.read.saturating_add(bytes);
+        if self.read <= SMALL {
+            return true;
+        }
+        let more = self.read - self.counted;
+        self.counted = self.read;
+        let most = self.limits.config.bodies;
+        let before = self.limits.bodies.fetch_add(more, Ordering::Relaxed);
+        most == 0 || before.saturating_add(more) <= most
+    }
+}
+
+impl Drop for BodyBytes<'_> {
+    fn drop(&mut self) {
+        if self.counted > 0 {
+            self.limits.bodies.fetch_sub(self.counted, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for UnreadBytes {
+    fn drop(&mut self) {
+        self.limits.unread.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(turn) = &self.turn {
+            turn.remove_unread(self.bytes);
+        }
+    }
 }
 
 impl Drop for Arriving<'_> {
@@ -378,12 +525,7 @@ pub(crate) mod tests {
     #[test]
     fn a_body_that_drips_keeps_no_call_out_and_is_itself_bounded() {
         let (limits, _) = limits(of(2));
-        let is_full = |calls: usize| {
-            (0..calls).for_each(|_| limits.begin_call());
-            let is_full = limits.is_full();
-            (0..calls).for_each(|_| limits.end_call());
-            is_full
-        };
+        let is_full = |calls| limits.is_full(calls);
         assert!(!is_full(2) && is_full(3));
         let first = limits.arriving();
         assert!(first.is_some() && !is_full(3), "what arrives is no call yet");
@@ -397,8 +539,7 @@ pub(crate) mod tests {
     #[test]
     fn zero_is_no_limit() {
         let (limits, _) = limits(LimitsConfig::default());
-        (0..1000).for_each(|_| limits.begin_call());
-        assert!(!limits.is_full());
+        assert!(limits.refuses_call(usize::MAX).is_none());
         let all: Vec<_> = (0..100).map(|_| limits.arriving()).collect();
         assert!(all.iter().all(Option::is_some));
         let (ada, peer) = (Principal::named("ada"), Some(Peer([198, 51, 100, 1].into())));
@@ -427,13 +568,43 @@ pub(crate) mod tests {
 
     #[test]
     fn nobody_in_particular_has_no_limit_of_a_principal() {
-        let principal = PrincipalLimits { rate: 1, burst: 1, calls: 1, streams: 1, sessions: 1 };
+        let principal = PrincipalLimits { rate: 1, burst: 1, calls: 1, streams: 1, sessions: 1, unread: 1 };
         let (limits, _) = limits(LimitsConfig { principal, ..LimitsConfig::default() });
         let nobody = Principal::anonymous();
         assert!((0..10).all(|_| limits.begin(&nobody, false).is_ok_and(|turn| turn.is_none())));
         let ada = Principal::named("ada");
         assert!(limits.begin(&ada, false).is_ok());
         assert_eq!(limits.begin(&ada, false).unwrap_err(), (Limit::RateOfPrincipal, 1));
+    }
+
+    #[test]
+    fn unread_responses_are_counted_by_their_bytes_until_they_have_left() {
+        let principal = PrincipalLimits { unread: 2 * SMALL, ..PrincipalLimits::default() };
+        let (limits, _) = limits(LimitsConfig { unread: 4 * SMALL, principal, ..LimitsConfig::default() });
+        let (limits, ada) = (Arc::new(limits), Principal::named("ada"));
+        let turn = Arc::new(limits.begin(&ada, false).unwrap().unwrap());
+        assert!(limits.unread(SMALL, Some(&turn)).is_none(), "small ones are bounded by the number of calls");
+        let first = limits.unread(3 * SMALL, Some(&turn)).unwrap();
+        assert_eq!(limits.begin(&ada, false).unwrap_err().0, Limit::UnreadOfPrincipal);
+        assert!(limits.begin(&Principal::named("bob"), false).is_ok(), "another caller's are something else");
+        assert!(limits.has_room_for(SMALL) && !limits.has_room_for(2 * SMALL) && limits.refuses_call(1).is_none());
+        let second = limits.unread(2 * SMALL, None);
+        assert_eq!(limits.refuses_call(1), Some(Limit::Unread));
+        drop((first, second));
+        assert!(limits.refuses_call(1).is_none() && limits.begin(&ada, false).is_ok());
+        assert!(limits.has_room_for(usize::MAX), "the first one always has room");
+    }
+
+    #[test]
+    fn large_bodies_are_counted_by_their_bytes_and_small_ones_have_room_beside_them() {
+        let (limits, _) = limits(LimitsConfig { bodies: 3 * SMALL, ..LimitsConfig::default() });
+        let mut first = limits.body();
+        assert!(first.add(SMALL) && first.add(SMALL) && first.add(SMALL));
+        let (mut small, mut large) = (limits.body(), limits.body());
+        assert!(small.add(SMALL) && !large.add(2 * SMALL));
+        drop((first, large));
+        assert!(limits.body().add(2 * SMALL), "what ended makes room");
+        assert_eq!(limits.bodies.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -278,6 +278,20 @@ impl Sessions {
         self.lock().of.of(who)
     }
 
+    /// Whether a session that is open here, and the principal's, agreed on a revision after this one.
+    pub(crate) fn is_after(&self, id: &str, principal: &Principal, revision: &str) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Agreed<'a> {
+            #[serde(borrow, rename = "protocolVersion")]
+            version: std::borrow::Cow<'a, str>,
+        }
+        let Some(id) = parse(id) else { return false };
+        let open = self.lock();
+        let session = open.sessions.get(&id).filter(|session| session.principal == *principal);
+        let agreed = session.and_then(|session| serde_json::from_str::<Agreed<'_>>(&session.initialize).ok());
+        agreed.is_some_and(|agreed| *agreed.version > *revision)
+    }
+
     /// How long a session lives that nobody uses.
     pub(crate) fn unused(&self) -> Duration {
         self.limits.unused

@@ -7,15 +7,18 @@ use std::net::SocketAddr;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
 pub use self::judge::flaw;
-use crate::{App, HttpConfig, Running, StartError, http::body::Held};
+use crate::{
+    App, HttpConfig, Running, StartError,
+    http::body::{Held, Piece},
+};
 
 /// An application under test.
 #[derive(Debug)]
@@ -109,7 +112,12 @@ impl Server {
         let answering = self.running.edge().watch().answering();
         // In a box, or the type of a test's own future grows beyond what the compiler follows.
         let answered = Box::pin(self.running.edge().respond(request, answering)).await;
-        answered.map(|body: Held| Body::new(body))
+        answered.map(|body: Held| Body::new(body.map_frame(|frame| frame.map_data(Piece::into_bytes))))
+    }
+
+    /// Serves a connection, which speaks HTTP/1.1 or HTTP/2, until it ends.
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        Box::pin(self.running.edge().clone().serve(stream)).await;
     }
 
     /// A GET.

@@ -63,7 +63,7 @@ impl Running {
         &self.door
     }
 
-    pub(crate) fn edge(&self) -> &Edge {
+    pub(crate) fn edge(&self) -> &Arc<Edge> {
         &self.edge
     }
 

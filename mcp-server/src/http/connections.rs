@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::connection::Watch;
@@ -26,6 +27,8 @@ struct Open {
     of_place: Tally<IpAddr>,
     /// Those that were given up and are still there.
     going: usize,
+    /// When stalled responses were last looked for.
+    searched: Option<Instant>,
 }
 
 /// One connection. Dropping it is its end.
@@ -37,6 +40,10 @@ pub(crate) struct Entered {
 
 /// Connections beyond the bound, for probes: each is answered once, and `/mcp` is not among what it may ask.
 const EXTRA: usize = 64;
+/// How many connections with stalled responses are given up at once. Each has at most 32 of them.
+const STALLED_AT_ONCE: usize = 16;
+/// How often stalled responses are looked for: all connections are gone through.
+const SEARCHED_EVERY: Duration = Duration::from_millis(10);
 /// Which share of the bound is given up at once, so that a full house does not look for room at each knock.
 const SURPLUS: usize = 32;
 
@@ -73,6 +80,28 @@ impl Connections {
         open.all.insert(number, watch.clone());
         open.of_place.add(place(peer));
         Some(Entered { connections: self.clone(), number, watch })
+    }
+
+    /// Gives up connections whose clients do not read responses, those that have stalled the longest first; those that would lose
+    /// a call in flight by it come last. Returns whether there may be room soon.
+    pub(crate) fn give_up_stalled(&self) -> bool {
+        let mut open = self.lock();
+        if open.searched.is_some_and(|searched| searched.elapsed() < SEARCHED_EVERY) {
+            return open.going > 0;
+        }
+        open.searched = Some(Instant::now());
+        let mut stalled: Vec<_> = open
+            .all
+            .values()
+            .filter(|watch| !watch.is_given_up())
+            .filter_map(|watch| watch.stalled().map(|(is_all, since)| ((!is_all, since), watch.clone())))
+            .collect();
+        stalled.sort_unstable_by_key(|(order, _)| *order);
+        for (_, watch) in stalled.into_iter().take(STALLED_AT_ONCE) {
+            watch.give_up();
+            open.going += 1;
+        }
+        open.going > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -169,5 +198,24 @@ mod tests {
         assert!(connections.enter(OTHER).is_some());
         drop(all);
         assert!(connections.enter(PEER).is_some());
+    }
+
+    #[test]
+    fn responses_that_nobody_reads_make_room_and_a_call_in_flight_is_spared_if_it_can_be() {
+        let connections = connections(0, 0);
+        let (reads, mixed, stalls) =
+            (connections.enter(PEER).unwrap(), connections.enter(PEER).unwrap(), connections.enter(PEER).unwrap());
+        assert!(!connections.give_up_stalled());
+        let _reading = reads.watch().answering();
+        let (_call, other) = (mixed.watch().answering(), mixed.watch().answering());
+        let answering = stalls.watch().answering();
+        other.offered(10);
+        answering.offered(10);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(connections.give_up_stalled());
+        let given_up = [&reads, &mixed, &stalls].map(|entered| entered.watch().is_given_up());
+        assert_eq!(given_up, [false, true, true]);
+        let order = [mixed.watch(), stalls.watch()].map(|watch| watch.stalled().map(|(is_all, _)| is_all));
+        assert_eq!(order, [Some(false), Some(true)]);
     }
 }

@@ -1,7 +1,7 @@
 //! What is done around every answer: let it in unless it is too much, name the release, give connections up, hold the
 //! admission until the last byte. `/mcp` is answered from here directly unless the application put layers around its doors.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use bg_runtime::{
@@ -11,17 +11,19 @@ use bg_runtime::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt;
 
 use super::{
     accept,
-    body::{Held, Payload, json},
-    connection::{Answering, Watch},
-    listener::Answer,
+    body::{Held, Lasting, Payload, json},
+    connection::{Answering, Counted, Patience, Watch},
+    connections::Connections,
+    listener::{self, Answer},
     origin::{Allowed, share},
 };
 use crate::{
-    limits::{Limits, Peer, Turn},
+    limits::{Limit, Limits, Peer, Turn},
     mcp::{
         door::{Door, Endless, is_stream},
         envelope,
@@ -46,11 +48,16 @@ const WELL_KNOWN: &str = "/.well-known/";
 /// for, so they are not included.
 const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
+/// How often, and how many times, a call looks for the room that connections make which were given up for it.
+const ROOM_INTERVAL: Duration = Duration::from_millis(5);
+const ROOM_ATTEMPTS: usize = 10;
+
 /// The public side of a process.
 pub(crate) struct Edge {
     lifecycle: Lifecycle,
     limits: Arc<Limits>,
     allowed: Arc<Allowed>,
+    connections: Arc<Connections>,
     color: HeaderValue,
     build: HeaderValue,
     /// Set when no layer stands between a request and `/mcp`.
@@ -61,7 +68,7 @@ pub(crate) struct Edge {
 impl Edge {
     pub(crate) fn new(
         lifecycle: Lifecycle,
-        limits: Arc<Limits>,
+        (limits, connections): (Arc<Limits>, Arc<Connections>),
         allowed: Arc<Allowed>,
         release: &Release,
         door: Option<Arc<Door>>,
@@ -72,6 +79,7 @@ impl Edge {
             lifecycle,
             limits,
             allowed,
+            connections,
             color: HeaderValue::from_static(release.color.as_str()),
             build: HeaderValue::try_from(build).expect("a release is checked to fit into a header"),
             door,
@@ -82,6 +90,16 @@ impl Edge {
     /// A connection that goes through no socket.
     pub(crate) fn watch(&self) -> Arc<Watch> {
         Watch::new(std::net::Ipv4Addr::LOCALHOST.into(), false, self.limits.clone())
+    }
+
+    /// Serves a connection that comes through no socket, until it ends.
+    pub(crate) async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        const PATIENCE: Patience =
+            Patience { headers: Duration::from_secs(10), idle: Duration::from_secs(75), write: Duration::from_secs(30) };
+        if let Some(entered) = self.connections.enter(std::net::Ipv4Addr::LOCALHOST.into()) {
+            let lifecycle = self.lifecycle.clone();
+            listener::connection(stream, entered, self, lifecycle, PATIENCE).await;
+        }
     }
 
     async fn route<B>(&self, mut request: Request<B>, is_mcp: bool, watch: &Watch) -> Response<Payload>
@@ -153,20 +171,22 @@ impl Edge {
         let is_preflight = request.method() == Method::OPTIONS;
         let is_call = is_mcp && !is_preflight;
         let reader = self.allowed.reader(request.uri(), request.headers());
-        // Whatever is asked at the other endpoints holds no call's slot, and what is asked there is not shed.
-        if is_call && !is_extra {
-            answering.count_as_call();
+        // A request to another endpoint holds no slot of a call, and is not shed: it is a probe's, or costs little.
+        let refused = if is_call && !is_extra {
+            self.refuses_call(&mut answering).await
+        } else {
+            answering.count_as(Counted::Other);
+            None
+        };
+        if self.limits.has_many_others() {
+            self.connections.give_up_stalled();
         }
-        let (answer, admission) = match self.lifecycle.admit(Work::Call) {
-            Ok(_) if is_call && is_extra => (self.limits.crowded(), None),
-            // A refusal is no call, so it is not counted as one while it is sent.
-            Ok(_) if is_call && self.limits.is_full() => {
-                answering.uncount();
-                (self.limits.shed(), None)
-            }
-            Ok(admission) => (self.route(request, is_mcp, answering.watch()).await, Some(admission)),
-            Err(_) if is_preflight => (self.allowed.preflight(request.uri(), request.headers()), None),
-            Err(_) => (stopped(), None),
+        let (answer, admission) = match (self.lifecycle.admit(Work::Call), refused) {
+            (Ok(_), _) if is_call && is_extra => (self.limits.crowded(), None),
+            (Ok(_), Some(limit)) => (self.limits.shed_for(limit), None),
+            (Ok(admission), None) => (self.route(request, is_mcp, answering.watch()).await, Some(admission)),
+            (Err(_), _) if is_preflight => (self.allowed.preflight(request.uri(), request.headers()), None),
+            (Err(_), _) => (stopped(), None),
         };
         let sheds = self.lifecycle.status().sheds();
         let (mut head, payload) = answer.into_parts();
@@ -190,15 +210,16 @@ impl Edge {
                 let shed = async move {
                     lifecycle.wait_for(Status::sheds).await;
                 };
-                Held::until(payload, (Some(admission), answering, turn), shed, head.extensions.remove())
+                let lasting = Lasting::new(Some(admission), answering, turn);
+                Held::until(payload, lasting, shed, head.extensions.remove())
             }
             Some(mut admission) => {
                 if head.extensions.remove::<Endless>().is_some() {
                     admission.become_stream();
                 }
-                Held::new(payload, (Some(admission), answering, turn))
+                Held::new(payload, Lasting::new(Some(admission), answering, turn))
             }
-            None => Held::new(payload, (None, answering, turn)),
+            None => Held::new(payload, Lasting::new(None, answering, turn)),
         };
         Response::from_parts(head, body)
     }
@@ -227,6 +248,24 @@ fn without_slash(uri: &Uri) -> Uri {
     let path = uri.query().map_or_else(|| MCP.to_owned(), |query| format!("{MCP}?{query}"));
     parts.path_and_query = path.parse().ok();
     Uri::from_parts(parts).unwrap_or_else(|_| Uri::from_static(MCP))
+}
+
+impl Edge {
+    /// Counts a call, or gives the limit for which it cannot be begun: a refusal is not counted as a call while it is sent.
+    /// Responses that nobody reads make room first: otherwise clients that read nothing could keep every other one out.
+    async fn refuses_call(&self, answering: &mut Answering) -> Option<Limit> {
+        let mut attempts = ROOM_ATTEMPTS;
+        loop {
+            let limit = self.limits.refuses_call(answering.count_as(Counted::Call))?;
+            // Whoever waits for room takes none.
+            answering.count_as(Counted::Other);
+            if attempts == 0 || !self.connections.give_up_stalled() {
+                return Some(limit);
+            }
+            attempts -= 1;
+            tokio::time::sleep(ROOM_INTERVAL).await;
+        }
+    }
 }
 
 impl Answer for Edge {

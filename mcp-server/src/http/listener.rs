@@ -6,16 +6,18 @@
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bg_runtime::{Lifecycle, lifecycle::Stage};
-use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -33,15 +35,34 @@ const TICK: Duration = Duration::from_secs(2);
 
 /// The same once the process drains, and the patience that is left then: a request on its way has a second to arrive.
 const LAST_TICK: Duration = Duration::from_millis(100);
+///
+/// A client that reads nothing for three seconds loses its response: nobody waits for the drain deadline for its sake.
 const LAST_PATIENCE: Patience =
-    Patience { headers: Duration::from_secs(1), idle: Duration::from_secs(1), write: Duration::from_secs(30) };
+    Patience { headers: Duration::from_secs(1), idle: Duration::from_secs(1), write: Duration::from_secs(3) };
 
-/// Requests and answers of any size fit in this many HTTP/2 streams a connection; the rest waits at the client.
-const STREAMS_PER_CONNECTION: u32 = 256;
+/// How many requests an HTTP/2 connection has in flight; the rest waits at the client. A client makes a few at once, and proxies
+/// open further connections.
+const STREAMS_PER_CONNECTION: u32 = 32;
+
+/// How long an HTTP/2 connection is silent before it is asked whether it is there, and how long its answer may take: a client
+/// that went away without a word keeps its streams no longer.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The largest head of a request, in bytes; it is also how much of a response is buffered at once. Tokens have a few KiB.
+pub(crate) const HEAD: usize = 64 * 1024;
+/// The same of an HTTP/2 request, decoded. Smaller, because each of a connection's streams may have one.
+const HTTP2_HEAD: u32 = 16 * 1024;
+/// How much of its requests' bodies an HTTP/2 connection, and each stream, sends before any of it is read.
+const HTTP2_WINDOW: u32 = 64 * 1024;
+
+/// How much of a response the kernel takes for a client that does not read, in bytes; it doubles this for its own needs. A
+/// client 100 ms away still gets 2.5 MB a second. The sockets of all clients inherit it.
+const SEND_BUFFER: u32 = 256 * 1024;
 
 /// Answers one request.
 pub(crate) trait Answer: Send + Sync + 'static {
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
 
     fn answer(
         self: Arc<Self>,
@@ -61,6 +82,7 @@ impl Listener {
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.bind(address)?;
         let socket = socket.listen(BACKLOG)?;
         Ok(Self { address: socket.local_addr()?, socket })
@@ -87,6 +109,8 @@ impl Listener {
         let serve = |(stream, from): (TcpStream, SocketAddr)| {
             // Whoever there is no room for is told so by the end of the connection.
             if let Some(entered) = connections.enter(from.ip()) {
+                // Without this the last chunk of a stream waits 40 ms for a delayed acknowledgement.
+                let _ = stream.set_nodelay(true);
                 serving.spawn(connection(stream, entered, answer.clone(), lifecycle.clone(), patience));
             }
         };
@@ -120,21 +144,38 @@ async fn pause_after(failure: &io::Error) {
     }
 }
 
-async fn connection<A: Answer>(stream: TcpStream, entered: Entered, answer: Arc<A>, lifecycle: Lifecycle, patience: Patience) {
-    // Without this the last chunk of a stream waits 40 ms for a delayed acknowledgement.
-    let _ = stream.set_nodelay(true);
+/// Serves one connection until it ends.
+pub(crate) async fn connection<A: Answer>(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    entered: Entered,
+    answer: Arc<A>,
+    lifecycle: Lifecycle,
+    patience: Patience,
+) {
     let watch = entered.watch().clone();
     let service = hyper::service::service_fn({
         let watch = watch.clone();
-        move |request| {
+        move |request: Request<Incoming>| {
+            if request.version() == Version::HTTP_2 {
+                watch.speaks_http2();
+            }
             let answering = watch.answering();
             let answer = answer.clone();
             async move { Ok::<_, Infallible>(answer.answer(request, answering).await) }
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_PER_CONNECTION);
+    builder.http1().timer(TokioTimer::new()).max_buf_size(HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .max_header_list_size(HTTP2_HEAD)
+        .initial_connection_window_size(HTTP2_WINDOW)
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .max_send_buf_size(HEAD)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
     let serving = builder.serve_connection(TokioIo::new(Watched::new(stream, watch.clone())), service);
     tokio::pin!(serving);
     let going = lifecycle.wait_for(|status| status.stage >= Stage::Draining);
@@ -157,7 +198,12 @@ async fn connection<A: Answer>(stream: TcpStream, entered: Entered, answer: Arc<
             () = watch.given_up() => return,
             _ = tick.tick() => {
                 if watch.is_over(if going_away { &LAST_PATIENCE } else { &patience }) {
-                    return;
+                    // An HTTP/2 client is told first, and has until the next tick to hear it.
+                    if told || !watch.is_idle_http2() {
+                        return;
+                    }
+                    told = true;
+                    serving.as_mut().graceful_shutdown();
                 }
             }
         }

@@ -4,11 +4,14 @@
 //! with sessions when the request names one, the one without otherwise. Clients that ask for less than the transport wants
 //! (curl, a smoke test) are helped into it, and get plain JSON back.
 
+mod batch;
+mod body;
+
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
@@ -33,19 +36,13 @@ use crate::{
         body::{Payload, Until, json},
         origin::Allowed,
     },
-    limits::{Limits, Refused, Turn},
+    limits::{Limit, Limits, Refused, Turn},
     pins::Place,
     sessions::streams::Streams,
 };
 
-/// JSON-RPC batches were part of 2025-03-26 and before. More messages than this in one is not a client.
-const BATCH_LIMIT: usize = 64;
-
 /// What a client without sessions hears of changes by (2026-07-28).
 pub(super) const LISTEN: &str = "subscriptions/listen";
-
-/// A body that is not there by then is on its way and no call yet: it takes no call's place.
-const ARRIVED_WITHIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// How much longer than a tool may take an answer from another process may take.
 const HANDED: std::time::Duration = std::time::Duration::from_secs(5);
@@ -215,7 +212,8 @@ impl Door {
             answer.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             return answer;
         }
-        let body = match self.read(&parts.headers, body).await {
+        let mut room = self.limits.body();
+        let body = match self.read(&parts.headers, body, &mut room).await {
             Ok(body) => without_byte_order_mark(body),
             Err(refusal) => return refusal,
         };
@@ -223,37 +221,6 @@ impl Door {
             return self.batch(parts, principal, &body).await;
         }
         self.message(parts, principal, body).await
-    }
-
-    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Answer>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let too_large = || {
-            let words = format!("the body is larger than {} bytes", self.body.most);
-            json(StatusCode::PAYLOAD_TOO_LARGE, error(None, envelope::INVALID_REQUEST, &words))
-        };
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > self.body.most) {
-            return Err(too_large());
-        }
-        let mut reading = std::pin::pin!(Limited::new(body, self.body.most).collect());
-        let read = match tokio::time::timeout(ARRIVED_WITHIN, reading.as_mut()).await {
-            Ok(read) => Ok(read),
-            Err(_) => {
-                let Some(_arriving) = self.limits.arriving() else { return Err(self.limits.shed()) };
-                tokio::time::timeout(self.body.within, reading).await
-            }
-        };
-        match read {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(failure)) if failure.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-            Ok(Err(_)) => Err(json(StatusCode::BAD_REQUEST, error(None, envelope::PARSE_ERROR, "the body ended early"))),
-            Err(_) => {
-                Err(json(StatusCode::REQUEST_TIMEOUT, error(None, envelope::PARSE_ERROR, "the body did not arrive in time")))
-            }
-        }
     }
 
     /// One message of a body that held one.
@@ -280,6 +247,7 @@ impl Door {
             }
         }
         match lean::answer(&self.server, &parts.headers, principal, &envelope).await {
+            Lean::Answer { body, .. } if !self.limits.has_room_for(body.len()) => self.dropped(&envelope),
             Lean::Answer { status, body, session } => {
                 let mut answer = answered(status, body);
                 if let Some(session) = session {
@@ -292,6 +260,24 @@ impl Door {
             }
             Lean::Elsewhere => self.elsewhere(parts, principal, &body, &envelope).await,
         }
+    }
+
+    /// The answer in place of one that is too large to wait for its reader beside the others. The call was made.
+    fn dropped(&self, envelope: &Envelope<'_>) -> Answer {
+        let is_harmless = || {
+            let called: Called<'_> = envelope::object(envelope.params?)?;
+            self.server.routes.get(&*called.name).map(|route| route.is_repeatable)
+        };
+        let is_call = envelope.method.as_deref() == Some("tools/call");
+        let (words, data) = match !is_call || is_harmless().unwrap_or(false) {
+            true => ("too many answers wait to be read; try again", r#"{"retryable":true}"#),
+            false => {
+                ("the tool has run, and too many answers wait to be read; look before you call again", r#"{"retryable":false}"#)
+            }
+        };
+        self.limits.note(Limit::Unread);
+        let id = envelope.id.map(RawValue::get);
+        json(StatusCode::OK, envelope::error(id, envelope::INTERNAL_ERROR, words, Some(data)))
     }
 
     /// The answer to a call that the caller's token does not allow: what to ask for, as clients of the protocol read it from the
@@ -512,51 +498,15 @@ impl Door {
         }
         answer.map(|body| Payload::Body(axum::body::Body::new(body)))
     }
-
-    /// Several messages in one body: each answered as if it had come alone, the answers in one array.
-    async fn batch(&self, parts: Parts, principal: &Principal, body: &Bytes) -> Answer {
-        let refuse = |code, words: &str| json(StatusCode::BAD_REQUEST, error(None, code, words));
-        let version = parts.headers.get(lean::PROTOCOL_VERSION).map(HeaderValue::as_bytes);
-        if version.is_some_and(|version| version > b"2025-03-26".as_slice()) {
-            return refuse(
-                envelope::INVALID_REQUEST,
-                "JSON-RPC batches ended with revision 2025-03-26; send one message at a time",
-            );
-        }
-        let messages: Vec<&RawValue> = match serde_json::from_slice(body) {
-            Ok(messages) => messages,
-            Err(failure) => return refuse(envelope::PARSE_ERROR, &format!("not JSON: {failure}")),
-        };
-        if messages.is_empty() || messages.len() > BATCH_LIMIT {
-            return refuse(envelope::INVALID_REQUEST, &format!("a batch holds 1 to {BATCH_LIMIT} messages"));
-        }
-        if let Err(refused) = self.limits.more(principal, messages.len() - 1) {
-            return self.limits.refuse(refused, None);
-        }
-        let mut out = vec![b'['];
-        for message in messages {
-            let mut parts = parts.clone();
-            parts.headers.remove(header::ACCEPT);
-            let answer = self.message(parts, principal, Bytes::copy_from_slice(message.get().as_bytes())).await;
-            let body = within_batch(answer, message).await;
-            if !body.is_empty() {
-                if out.len() > 1 {
-                    out.push(b',');
-                }
-                out.extend_from_slice(&body);
-            }
-        }
-        if out.len() == 1 {
-            return accepted();
-        }
-        out.push(b']');
-        json(StatusCode::OK, Bytes::from(out))
-    }
 }
 
 /// An answer that keeps its caller's turn until its last byte is out.
 fn held(limits: &Limits, mut answer: Answer, turn: Option<Turn>) -> Answer {
     let Some(mut turn) = turn else { return answer };
+    // The other messages of a batch end with the first one.
+    if let Some(more) = answer.extensions_mut().remove::<Arc<Turn>>().and_then(Arc::into_inner) {
+        turn.absorb(more);
+    }
     if answer.extensions().get::<Endless>().is_some()
         && let Err(refused) = limits.becomes_stream(&mut turn)
     {
@@ -564,21 +514,6 @@ fn held(limits: &Limits, mut answer: Answer, turn: Option<Turn>) -> Answer {
     }
     answer.extensions_mut().insert(Arc::new(turn));
     answer
-}
-
-/// One answer among others, which is JSON or nothing. rmcp refuses some requests in plain words.
-async fn within_batch(answer: Answer, message: &RawValue) -> Bytes {
-    let is_json = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-    let body = match answer.into_body() {
-        Payload::Bytes(body) => body,
-        other => axum::body::to_bytes(other.into_body(), usize::MAX).await.unwrap_or_default(),
-    };
-    if is_json || body.is_empty() {
-        return body;
-    }
-    let envelope = Envelope::read(message.get().as_bytes()).ok();
-    let id = envelope.as_ref().and_then(|envelope| envelope.id).map(RawValue::get);
-    error(id, envelope::INVALID_REQUEST, &String::from_utf8_lossy(&body))
 }
 
 /// Whether the client says that it speaks a revision without sessions.
@@ -750,24 +685,6 @@ mod tests {
             let answer = answer.get(0).unwrap_or(&answer);
             assert_eq!(answer["error"]["code"], code, "{body}: {answer}");
         }
-    }
-
-    /// rmcp says in plain words that it does not know a revision.
-    #[tokio::test]
-    async fn a_batch_is_answered_with_json_whatever_rmcp_says_of_a_message() {
-        let running = testing::start(App::new(Release::new(Color::Blue, "1.0.0", "test").unwrap(), ())).await.unwrap();
-        let body = r#"[{"jsonrpc":"2.0","id":"a","method":"ping"},{"jsonrpc":"2.0","id":2,"method":"prompts/list"},7]"#;
-        let head = format!(
-            "POST /mcp HTTP/1.1\r\ncontent-type: application/json\r\nmcp-protocol-version: 1999\r\ncontent-length: {}",
-            body.len()
-        );
-        let answer = testing::exchange(running.running().address(), &head, body).await;
-        let answers: serde_json::Value = serde_json::from_str(&answer.body).expect("a batch is answered with JSON");
-        let told: Vec<_> = answers.as_array().unwrap().iter().map(|one| (&one["id"], &one["error"]["code"])).collect();
-        assert_eq!(
-            format!("{told:?}"),
-            r#"[(String("a"), Number(-32600)), (Number(2), Number(-32600)), (Null, Number(-32600))]"#
-        );
     }
 
     #[tokio::test]
