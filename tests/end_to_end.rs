@@ -14,9 +14,12 @@ mod ecs;
 mod front_door;
 mod hostile;
 mod house;
+mod http2;
 mod kubernetes;
 mod limits;
 mod manifests;
+#[cfg(target_os = "linux")]
+mod memory;
 mod migrate;
 mod once;
 mod outlive;

@@ -12,12 +12,16 @@ pub mod flood;
 pub mod front;
 #[path = "support/http.rs"]
 pub mod http;
+#[path = "support/http2.rs"]
+pub mod http2;
 #[path = "support/issuer.rs"]
 pub mod issuer;
 #[path = "support/load.rs"]
 pub mod load;
 #[path = "support/local.rs"]
 pub mod local;
+#[path = "support/memory_group.rs"]
+pub mod memory_group;
 #[path = "support/node.rs"]
 pub mod node;
 #[path = "support/postgres.rs"]

@@ -4,7 +4,7 @@ use std::{sync::OnceLock, time::Duration};
 
 use axum::{Json, Router, routing::get};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use bg_runtime::{Color, Release};
+use bg_runtime::{Color, Release, lifecycle::Status};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
@@ -24,7 +24,10 @@ use mcp_server::{
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::Runtime,
+};
 
 use crate::request::Asked;
 
@@ -77,6 +80,8 @@ struct Total {
 const PATIENCE: Duration = Duration::from_secs(300);
 /// The most that is read of one answer, each frame of which is an event or the whole.
 const MOST_FRAMES: usize = 100;
+/// What either side of a connection sends before the other one reads.
+const MOST_BYTES: usize = 64 * 1024;
 /// The issuer of tokens, and what they are for. Nobody answers there: the address of its keys is known.
 const ISSUER: &str = "http://localhost:9";
 const RESOURCE: &str = "https://mcp.example.com/mcp";
@@ -151,6 +156,37 @@ impl House {
             let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
             Answered { status: head.status, headers: head.headers, body: read.into(), ended }
         })
+    }
+
+    /// Serves a connection whose client sends these bytes, reads what comes back while anything does, and goes. What it read.
+    pub fn connection(&self, bytes: &[u8]) -> Vec<u8> {
+        self.runtime.block_on(async {
+            let (mut client, server) = tokio::io::duplex(MOST_BYTES);
+            let exchange = async {
+                let (mut read, mut write) = tokio::io::split(&mut client);
+                let mut answer = Vec::new();
+                let all = async {
+                    // A server that does not read what it does not want closes.
+                    let (_, _) = tokio::join!(write.write_all(bytes), read.read_to_end(&mut answer));
+                };
+                let _ = tokio::time::timeout(Duration::from_millis(100), all).await;
+                drop((read, write));
+                drop(client);
+                answer
+            };
+            let served = tokio::time::timeout(PATIENCE, async { tokio::join!(self.server.serve(server), exchange) }).await;
+            let (_, answer) = served.expect("a connection ends with its client");
+            // The tasks of its streams hear of it.
+            for _ in 0..MOST_FRAMES {
+                tokio::task::yield_now().await;
+            }
+            answer
+        })
+    }
+
+    /// What is in flight.
+    pub fn status(&self) -> Status {
+        self.server.running().lifecycle().status()
     }
 
     /// Opens a session, and gives its name.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 /// What came back.
@@ -39,6 +39,14 @@ impl Connection {
     /// Connects.
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server accepts connections");
+        Self { stream, address, read: Vec::new() }
+    }
+
+    /// Connects with room for so little that the other side soon cannot send.
+    pub async fn open_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("there are sockets");
+        socket.set_recv_buffer_size(4096).expect("a small buffer is allowed");
+        let stream = socket.connect(address).await.expect("the server accepts connections");
         Self { stream, address, read: Vec::new() }
     }
 
@@ -102,6 +110,11 @@ impl Connection {
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("the server reads");
+    }
+
+    /// Sends bytes as they are; whether the server took them.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
     }
 
     /// Ends our side of the connection and keeps the other.

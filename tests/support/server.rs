@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::http::get;
+use crate::{http::get, memory_group::MemoryGroup};
 
 /// How long a test waits for what ought to happen at once. Generous, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,7 +62,18 @@ impl Server {
 
     /// A process on free ports of 127.0.0.1, ready or not. Nothing of the test's own environment reaches it but PATH.
     pub async fn start(binary: PathBuf, environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(&binary)
+        Self::spawn(Command::new(&binary), &binary, environment).await
+    }
+
+    /// The same in a group whose memory is limited, from its first instruction on.
+    pub async fn start_in(group: &MemoryGroup, binary: PathBuf, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$1\""]).arg(group.processes()).arg(&binary);
+        Self::spawn(command, &binary, environment).await
+    }
+
+    async fn spawn(mut command: Command, binary: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut child = command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs([("LISTEN", "127.0.0.1:0"), ("OPERATIONS_LISTEN", "127.0.0.1:0"), ("LOG", "info")])
