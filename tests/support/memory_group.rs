@@ -71,6 +71,10 @@ impl MemoryGroup {
 
 fn make(directory: &Path, files: &'static Files, limit: u64) -> std::io::Result<MemoryGroup> {
     let parent = directory.parent().unwrap_or(directory);
+    // Where the other version is mounted, this is a directory like any other.
+    if !parent.join("cgroup.procs").exists() {
+        return Err(std::io::Error::other("it is not mounted"));
+    }
     // Version 2 gives its children only what is switched on for them.
     let control = parent.join("cgroup.subtree_control");
     if control.exists() {
