@@ -1,7 +1,7 @@
 //! How much at once, and of whom. Who asks for more is told so quickly, by which limit, and when to come again.
 //!
-//! What must stay true: a refusal is cheap and changes nothing, it never ends a session or a stream, it is no other principal's,
-//! and probes, operators and whoever looks for the way to a token are refused nothing.
+//! What must stay true: a refusal is cheap and changes nothing, it never ends a session or a stream that is read, it is no other
+//! principal's, and probes, operators and whoever looks for the way to a token are refused nothing.
 
 pub(crate) mod address;
 pub(crate) mod memory;

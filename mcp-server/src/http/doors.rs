@@ -43,7 +43,10 @@ const DATABASE_FRESH: Duration = Checks::FRESH;
 
 /// The result of the last query of `/health/database`. Requests that come together wait for one query.
 #[derive(Default)]
-pub(crate) struct DatabaseHealth(Mutex<Option<(Instant, Result<Duration, Arc<str>>)>>);
+pub(crate) struct DatabaseHealth(Mutex<Option<(Instant, Latency)>>);
+
+/// What a query took, or why it failed.
+type Latency = Result<Duration, Arc<str>>;
 
 /// What the doors speak of.
 #[derive(Clone)]
@@ -184,10 +187,7 @@ async fn database(State(doors): State<Doors>) -> Response {
 
 impl DatabaseHealth {
     /// Returns what the last query took or why it failed, and runs `query` first if that is too old.
-    async fn latency<E: std::fmt::Display>(
-        &self,
-        query: impl AsyncFnOnce() -> Result<Duration, E>,
-    ) -> Result<Duration, Arc<str>> {
+    async fn latency<E: std::fmt::Display>(&self, query: impl AsyncFnOnce() -> Result<Duration, E>) -> Latency {
         let mut last = self.0.lock().await;
         if let Some((when, result)) = &*last
             && when.elapsed() < DATABASE_FRESH

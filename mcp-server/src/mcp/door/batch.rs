@@ -76,8 +76,8 @@ impl Door {
                     };
                     match tokio::time::timeout_at(deadline, answer).await {
                         Ok(body) if out.len() + body.len() < most => body,
-                        Ok(_) => in_place_of(message, *ended.insert(BATCH_TOO_LARGE), false),
-                        Err(_) => in_place_of(message, *ended.insert(BATCH_TOO_LATE), false),
+                        Ok(_) => in_place_of(message, ended.insert(BATCH_TOO_LARGE), false),
+                        Err(_) => in_place_of(message, ended.insert(BATCH_TOO_LATE), false),
                     }
                 }
             };
