@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A group of processes with a limit of memory. It is removed with the value, once its processes have ended.
@@ -92,12 +92,10 @@ fn make(directory: &Path, files: &'static Files, limit: u64) -> std::io::Result<
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        for _ in 0..100 {
-            if fs::remove_dir(&self.directory).is_ok() || !self.directory.exists() {
-                return;
-            }
-            // Its processes are still ending.
-            std::thread::sleep(Duration::from_millis(20));
+        let begun = Instant::now();
+        // Its processes may still be ending.
+        while fs::remove_dir(&self.directory).is_err() && self.directory.exists() && begun.elapsed() < Duration::from_secs(2) {
+            std::thread::yield_now();
         }
     }
 }

@@ -211,8 +211,13 @@ mod tests {
         let answering = stalls.watch().answering();
         other.offered(10);
         answering.offered(10);
-        std::thread::sleep(Duration::from_millis(200));
-        assert!(connections.give_up_stalled());
+        while mixed.watch().stalled().is_none() || stalls.watch().stalled().is_none() {
+            std::thread::yield_now();
+        }
+        // Stalled responses are looked for now and then.
+        while !connections.give_up_stalled() {
+            std::thread::yield_now();
+        }
         let given_up = [&reads, &mixed, &stalls].map(|entered| entered.watch().is_given_up());
         assert_eq!(given_up, [false, true, true]);
         let order = [mixed.watch(), stalls.watch()].map(|watch| watch.stalled().map(|(is_all, _)| is_all));
