@@ -1,5 +1,6 @@
 //! End to end: one binary, one file per promise.
 
+mod advisories;
 mod authorization;
 mod browser;
 mod clients;
