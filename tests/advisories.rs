@@ -93,7 +93,10 @@ fn ranges_mean_what_they_mean_to_cargo() {
 fn advisories_that_cannot_be_checked_are_a_failure_and_old_ones_a_loud_warning() {
     let nowhere = PathBuf::from("/nowhere/advisories.tsv");
     let (code, printed) = check(Some(&nowhere), &["Cargo.lock"]);
-    assert!(code == Some(69) && printed.contains("NOT CHECKED") && printed.contains("advisories.py update"), "{code:?} {printed}");
+    assert!(
+        code == Some(69) && printed.contains("NOT CHECKED") && printed.contains("advisories.py update"),
+        "{code:?} {printed}"
+    );
     for torn in ["", "nonsense\n", "# RustSec of 2026-08-21 (torn)\n# id\n"] {
         let (code, printed) = check(Some(&written("torn.tsv", torn)), &["Cargo.lock"]);
         assert!(code != Some(0), "{torn:?} passes: {printed}");
@@ -120,13 +123,17 @@ fn what_comes_from_registries_has_a_hash_and_runs_no_script_of_its_own() {
     for line in code().filter(|line| line.contains("pip") && line.contains(" install ")) {
         assert!(line.contains("--require-hashes") && line.contains("--only-binary :all:"), "{line}");
     }
-    for line in code().filter(|line| ["npm ci", "npm install", "npm i "].iter().any(|npm| line.contains(npm)) && line.contains('(')) {
+    for line in
+        code().filter(|line| ["npm ci", "npm install", "npm i "].iter().any(|npm| line.contains(npm)) && line.contains('('))
+    {
         assert!(line.contains("npm ci --ignore-scripts"), "{line}");
     }
     let mut tools = 0;
     for entry in fs::read_dir(format!("{ROOT}/tests/python")).expect("the lists of tools") {
         let path = entry.expect("an entry").path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".in")) else { continue };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".in")) else {
+            continue;
+        };
         let wanted = fs::read_to_string(&path).expect("the tool");
         let listed = fs::read_to_string(path.with_extension("txt")).unwrap_or_else(|_| panic!("{name} is not locked"));
         // Each one by its version, with at least one hash; what was asked for is among them.

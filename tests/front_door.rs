@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    http::{Connection, get, post},
+    http::{Connection, get, operate, post},
     local::opened,
     postgres::DataDir,
     server::{Server, binary},
@@ -48,8 +48,12 @@ impl Door {
         Self { process, address, operations, state }
     }
 
+    fn secret(&self) -> PathBuf {
+        self.state.with_extension("secret")
+    }
+
     async fn switch(&self, color: &str) {
-        let answer = post(self.operations, &format!("/live/{color}")).await;
+        let answer = operate(self.operations, "POST", &format!("/live/{color}"), &self.secret()).await;
         assert_eq!(
             (answer.status, &answer.json()["greenPercent"]),
             (200, &json!(if color == "green" { 100 } else { 0 })),
@@ -127,15 +131,45 @@ async fn the_idle_color_is_reached_by_its_name_and_a_held_request_goes_where_the
     let odd = connection.ask("ping", &json!({}), "release-color: purple\r\n").await;
     assert_eq!(odd.status, 400, "{}", odd.body);
 
-    assert_eq!(post(door.operations, "/hold").await.json()["held"], true);
+    assert_eq!(operate(door.operations, "POST", "/hold", &door.secret()).await.json()["held"], true);
     let held = tokio::spawn(async move { drawn(&mut connection, "").await });
     // Whoever names a color is not held.
     assert_eq!(drawn(&mut Connection::open(door.address).await, "release-color: blue\r\n").await, "blue");
     door.switch("green").await;
     assert!(!held.is_finished());
-    post(door.operations, "/release").await;
+    operate(door.operations, "POST", "/release", &door.secret()).await;
     assert_eq!(held.await.expect("it is answered"), "green");
-    assert_eq!(post(door.operations, "/live/purple").await.status, 400);
+    assert_eq!(operate(door.operations, "POST", "/live/purple", &door.secret()).await.status, 400);
+}
+
+/// The port is reached by every account of the machine, and the file by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_bring_the_secret_of_operators_moves_nothing() {
+    let data = DataDir::new();
+    let (blue, green) = (start(&data, "blue").await, start(&data, "green").await);
+    let door = Door::open(&data, None, Some((&blue, &green))).await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(door.secret()).expect("it is there").permissions());
+    assert_eq!(mode & 0o777, 0o600, "others read the secret");
+    let (empty, wrong) = (data.path().join("empty"), data.path().join("wrong"));
+    std::fs::write(&empty, "").expect("a file");
+    std::fs::write(&wrong, "0".repeat(64)).expect("a file");
+    for (method, path) in [
+        ("POST", "/live/green"),
+        ("PUT", "/share"),
+        ("POST", "/fence?epoch=9"),
+        ("PUT", "/at/green"),
+        ("POST", "/hold"),
+        ("POST", "/release"),
+        ("GET", "/nowhere"),
+    ] {
+        for secret in [&empty, &wrong] {
+            assert_eq!(operate(door.operations, method, path, secret).await.status, 401, "{method} {path}");
+        }
+    }
+    assert_eq!(post(door.operations, "/live/green").await.status, 401);
+    let routing = get(door.operations, "/routing").await.json();
+    assert_eq!((&routing["greenPercent"], &routing["held"]), (&json!(0), &json!(false)), "{routing}");
+    door.switch("green").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

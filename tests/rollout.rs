@@ -202,13 +202,22 @@ async fn an_alert_or_prometheus_takes_a_build_back() {
     let listen = port.to_string();
     let mut running = local.begin(&deploy(&image, &[&PLAIN[..], &["--bake", "60", "--alert-listen", &listen]].concat()));
     running.begins("bake").await;
+    let token = std::fs::read_to_string(local.state().join("alert.secret")).expect("a token was made");
     let body = json!({ "status": "firing", "alerts": [{ "labels": { "alertname": "ErrorBudgetBurns" } }] }).to_string();
-    let alert = format!(
-        "POST /alerts HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let alert = |authorization: &str| {
+        format!(
+            "POST /alerts HTTP/1.1\r\nhost: x\r\n{authorization}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    // Whoever reaches the port and has no token takes nothing back.
+    for authorization in ["", "authorization: Bearer guessed\r\n", "authorization: Bearer \r\n"] {
+        let mut connection = Connection::open(port).await;
+        connection.send(alert(authorization).as_bytes()).await;
+        assert_eq!(connection.answer().await.status, 401, "{authorization}");
+    }
     let mut connection = Connection::open(port).await;
-    connection.send(alert.as_bytes()).await;
+    connection.send(alert(&format!("authorization: Bearer {token}\r\n")).as_bytes()).await;
     assert_eq!(connection.answer().await.status, 202);
     let ended = running.end().await;
     assert!(ended.assert(3).last()["reason"].as_str().is_some_and(|reason| reason.contains("ErrorBudgetBurns")));
@@ -423,6 +432,21 @@ async fn what_was_there_is_there_again_and_one_platform_keeps_it() {
     assert_eq!(answers_as(&local).await, "green");
     drop(tokio::time::timeout(std::time::Duration::from_secs(20), held.read_until("retry:")).await);
     local.rollout(&["retire", "--warm", "0", "--max-age", "5"]).await.assert(0);
+
+    // Another account of this machine is no operator: it would run its own program as this one.
+    let program = json!({ "image": { "name": "/bin/true" }, "replicas": 1 }).to_string();
+    let mut connection = Connection::open(local.operations()).await;
+    let head = format!("PUT /colors/blue HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n", local.operations());
+    connection.send(format!("{head}content-length: {}\r\n\r\n{program}", program.len()).as_bytes()).await;
+    assert_eq!(connection.answer().await.status, 401);
+    assert_eq!(get(local.operations(), "/platform").await.status, 401);
+    // And neither is one to whom the file was opened by mistake; `rollout` says so.
+    let open =
+        |mode| std::fs::set_permissions(local.secret(), std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("it is ours");
+    open(0o644);
+    let status = local.rollout(&["status"]).await;
+    assert!(status.code != Some(0) && format!("{:?}{}", status.lines, status.stderr).contains("chmod 600"), "{status:?}");
+    open(0o600);
 
     // A page in the operator's browser is no operator.
     let mut connection = Connection::open(local.operations()).await;

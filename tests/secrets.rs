@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 use serde_json::{Value, json};
 use tests::{
     command::rollout,
-    http::{Connection, get},
+    http::{Connection, get, operate},
     local::Local,
     postgres::DataDir,
     receiver::Receiver,
@@ -298,7 +298,7 @@ async fn a_rollout_that_fails_writes_no_secret_down() {
         said.push_str(&format!("{:?}{}", ended.lines, ended.stderr));
     }
     is_clean("a rollout", &said);
-    is_clean("the platform", &get(local.operations(), "/platform").await.body);
+    is_clean("the platform", &operate(local.operations(), "GET", "/platform", &local.secret()).await.body);
     for journal in [
         "SELECT string_agg(t::text, ' ') FROM mcp_rollouts t",
         "SELECT string_agg(t::text, ' ') FROM mcp_rollout_steps t",

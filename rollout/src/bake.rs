@@ -7,21 +7,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use bg_runtime::Secret;
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     compare::{self, Comparison, Observed, Verdict},
     http::Http,
+    operator_secret,
     record::Done,
 };
 
 /// What is asked in a bake.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
-    /// Where an Alertmanager, or anybody, may POST that something is wrong.
+    /// Where an Alertmanager, or whoever has the token, may POST that something is wrong.
     pub alert_listen: Option<SocketAddr>,
+    /// The token that an alert has to bring. Without one, every alert is refused.
+    pub alert_token: Option<Secret>,
     /// A Prometheus, as `http://host:port`.
     pub prometheus: Option<String>,
     /// What it is asked: an answer with any sample whose value is not 0 is a reason to go back.
@@ -42,14 +53,16 @@ const PROMETHEUS_WITHIN: Duration = Duration::from_secs(5);
 // === impl Ear ===
 
 impl Ear {
-    /// Listens. `POST /alerts` takes Alertmanager's form (`status` is `firing`), or any JSON with a `reason`.
+    /// Listens. `POST /alerts` takes Alertmanager's form (`status` is `firing`), or any JSON with a `reason`, from whoever brings
+    /// the token as `Authorization: Bearer TOKEN`: an alert takes a build back.
     ///
     /// # Errors
     /// When the port cannot be had.
-    pub async fn open(address: SocketAddr) -> std::io::Result<Self> {
+    pub async fn open(address: SocketAddr, token: Secret) -> std::io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         let (tell, heard) = watch::channel(None);
-        let router = Router::new().route("/alerts", post(hear)).with_state(Arc::new(tell));
+        let for_token = axum::middleware::from_fn_with_state(Arc::new(token), with_token);
+        let router = Router::new().route("/alerts", post(hear)).with_state(Arc::new(tell)).layer(for_token);
         let task = tokio::spawn(async move {
             let _ = axum::serve(socket, router).await;
         });
@@ -67,6 +80,15 @@ impl Drop for Ear {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Before the body is read.
+async fn with_token(State(token): State<Arc<Secret>>, request: Request, next: Next) -> Response {
+    if operator_secret::allows(request.headers(), &token) {
+        return next.run(request).await;
+    }
+    tracing::warn!("an alert without the token was refused");
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response()
 }
 
 async fn hear(State(tell): State<Arc<watch::Sender<Option<String>>>>, Json(said): Json<Value>) -> StatusCode {

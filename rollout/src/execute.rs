@@ -252,7 +252,10 @@ impl Work<'_> {
         }
         let console = &self.rollout.console;
         if let Some(address) = self.rollout.settings.watch.alert_listen {
-            match Ear::open(address).await {
+            let Some(token) = self.rollout.settings.watch.alert_token.clone() else {
+                return End::Stuck(format!("alerts at {address} need a token"));
+            };
+            match Ear::open(address, token).await {
                 Ok(ear) => self.ear = Some(ear),
                 Err(failure) => return End::Stuck(format!("cannot listen for alerts on {address}: {failure}")),
             }

@@ -21,13 +21,14 @@ use tokio::{
 };
 
 pub use self::switchboard::{InFlight, Routing, Seen, Switchboard, SwitchboardError};
+use crate::operator_secret;
 
 /// How a front door is set up.
 #[derive(Clone, Debug)]
 pub struct FrontConfig {
     /// Where clients come in.
     pub listen: SocketAddr,
-    /// Where operators come in. Never public: who reaches it moves the traffic.
+    /// Where operators come in, with the secret that is kept beside the routing. Never public all the same.
     pub operations_listen: SocketAddr,
     /// Where the routing is kept, so that the next life of the door begins where this one ended.
     pub state: PathBuf,
@@ -43,6 +44,14 @@ pub enum FrontError {
     Listen {
         /// Where.
         address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The secret of its operators cannot be kept.
+    #[error("the secret of operators cannot be kept in {}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
@@ -82,12 +91,14 @@ impl Front {
         switchboard: Arc<Switchboard>,
         doors: axum::Router,
     ) -> Result<Self, FrontError> {
+        let path = operator_secret::beside(&config.state);
+        let secret = operator_secret::keep(&path).map_err(|source| FrontError::Secret { path, source })?;
         let bind = |address| listen(address).map_err(|source| FrontError::Listen { address, source });
         let (address, clients) = bind(config.listen)?;
         let (operations, operators) = bind(config.operations_listen)?;
         let tasks = [
             tokio::spawn(proxy::serve(clients, switchboard.clone(), config.patience)),
-            tokio::spawn(operations::serve(operators, operations::router(switchboard.clone()).merge(doors))),
+            tokio::spawn(operations::serve(operators, operations::router(switchboard.clone()).merge(doors), secret)),
         ];
         Ok(Self { switchboard, address, operations, tasks })
     }

@@ -19,6 +19,7 @@ pub mod gate;
 pub mod journal;
 pub mod local;
 pub mod metrics;
+pub mod operator_secret;
 pub mod plan;
 pub mod record;
 pub mod report;

@@ -7,6 +7,7 @@
 //! ```text
 //! <state>/local.json    where the door is, for `rollout` commands
 //!         front.json    what share goes where
+//!         front.secret  what operators bring, for `rollout` commands of the same account
 //!         colors.json   what is meant to run, and what runs
 //!         blue-1.log    what a replica said
 //! ```

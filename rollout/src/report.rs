@@ -5,6 +5,7 @@
 mod chart;
 mod figures;
 mod flags;
+mod policy;
 mod words;
 
 use std::fmt::Write as _;
@@ -198,21 +199,27 @@ pub fn html(report: &Report) -> String {
     report.switches.sort_by_key(|switch| switch.at_ms);
     let report = &report;
     let span = Span::of(report);
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n\
-         <title>{title}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n{SHAPES}<main>\n{header}{proofs}{timeline}{steps}\
-         <footer><p>All times are UTC.</p><p class=\"id\">{id}</p></footer>\n</main>\n\
-         <script type=\"application/json\" id=\"figures\">{figures}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
-        title = sentence(report, plain_side),
+    let markup = format!(
+        "{SHAPES}<main>\n{header}{proofs}{timeline}{steps}\
+         <footer><p>All times are UTC.</p><p class=\"id\">{id}</p></footer>\n</main>\n",
         header = header(report, span),
         proofs = proofs(report),
         timeline = timeline(report, span),
         steps = steps(report, span),
         id = Text(&report.id),
+    );
+    let (markup, rules) = policy::sheet(&markup);
+    let sheet = format!("\n{CSS}{rules}");
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" \
+         content=\"{policy}\">\n\
+         <title>{title}</title>\n<style>{sheet}</style>\n</head>\n<body>\n{markup}\
+         <script type=\"application/json\" id=\"figures\">{figures}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+        policy = policy::policy(&sheet, SCRIPT),
+        title = sentence(report, plain_side),
         figures = figures(report, span),
     )
 }

@@ -1,7 +1,7 @@
 //! HTTP by hand, for what a well-behaved client library would not do: half a request, a connection held open, the raw bytes
 //! of an answer.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -188,6 +188,13 @@ pub async fn get(address: SocketAddr, path: &str) -> Answer {
 /// A POST without a body on a connection of its own.
 pub async fn post(address: SocketAddr, path: &str) -> Answer {
     once(address, &format!("POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")).await
+}
+
+/// A request without a body to a listener for operators that needs the secret in this file.
+pub async fn operate(address: SocketAddr, method: &str, path: &str, secret: &Path) -> Answer {
+    let secret = std::fs::read_to_string(secret).expect("the secret is there");
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {secret}\r\n");
+    once(address, &format!("{head}connection: close\r\ncontent-length: 0\r\n\r\n")).await
 }
 
 /// One message to `/mcp` on a connection of its own.

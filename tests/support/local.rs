@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     command::{self, Ended, Running, signal},
-    http::get,
+    http::operate,
     postgres::{self, DataDir},
 };
 
@@ -88,6 +88,11 @@ impl Local {
         self.data.path().to_owned()
     }
 
+    /// What operators of the platform bring.
+    pub fn secret(&self) -> PathBuf {
+        self.data.path().join("front.secret")
+    }
+
     fn command(&self) -> Command {
         let mut command = command::rollout();
         command.arg("--state").arg(self.data.path());
@@ -115,7 +120,7 @@ impl Local {
 
     /// What `rollout status` sees, with the number of each color's replicas in service.
     pub async fn seen(&self) -> Value {
-        let mut seen = get(self.operations, "/platform").await.json();
+        let mut seen = operate(self.operations, "GET", "/platform", &self.secret()).await.json();
         for color in ["blue", "green"] {
             let addresses = seen["routing"][color].as_array().map_or(0, Vec::len);
             seen[color]["ready"] = addresses.into();

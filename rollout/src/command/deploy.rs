@@ -18,6 +18,7 @@ use rollout::{
     gate::{self, Gate},
     http::{Bearer, Http},
     journal::JournalError,
+    operator_secret,
     plan::{Goal, Manner},
     report::Report,
     share,
@@ -131,6 +132,9 @@ pub(super) struct WatchArguments {
     /// Take alerts here (`POST /alerts`, as Alertmanager sends them): one is a reason to go back.
     #[arg(long, value_name = "ADDRESS")]
     alert_listen: Option<SocketAddr>,
+    /// What an alert has to bring, as `Authorization: Bearer TOKEN`. Without it, the secret in alert.secret in --state, which is made.
+    #[arg(long, value_name = "TOKEN", env = "ROLLOUT_ALERT_TOKEN", hide_env_values = true, value_parser = Hidden(alert_token))]
+    alert_token: Option<Secret>,
     /// A Prometheus to ask.
     #[arg(long, value_name = "URL", value_parser = url)]
     prometheus: Option<String>,
@@ -197,6 +201,7 @@ impl Deploy {
             limits: self.gates.limits(common.path.as_ref()),
             watch: Watch {
                 alert_listen: self.watch.alert_listen,
+                alert_token: self.watch.alert_token.clone(),
                 prometheus: self.watch.prometheus.clone(),
                 queries: self.watch.query.clone(),
                 limits: compare::Limits {
@@ -230,7 +235,10 @@ pub(crate) async fn deploy(common: Common, deploy: Deploy, commanded: Instant) -
 async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> Result<(End, Report), Stop> {
     let http = Http::new();
     let driver = common.driver(&http).await?;
-    let settings = deploy.settings(common);
+    let mut settings = deploy.settings(common);
+    if settings.watch.alert_listen.is_some() && settings.watch.alert_token.is_none() {
+        settings.watch.alert_token = Some(kept_token(&common.state).map_err(|message| Stop(message, REFUSED))?);
+    }
     settings.usable(&http).await.map_err(|words| Stop(words, REFUSED))?;
     let journal = common.journal().await?;
     let seen = driver.observe().await?;
@@ -346,6 +354,21 @@ pub(super) fn url(word: &str) -> Result<String, String> {
 
 fn webhook(word: &str) -> Result<Secret, String> {
     url(word).map(Secret::new)
+}
+
+/// Returns the token of alerts that is kept in the state folder, where none is given.
+fn kept_token(state: &Path) -> Result<Secret, String> {
+    let path = state.join("alert.secret");
+    let kept = std::fs::create_dir_all(state).and_then(|()| operator_secret::keep(&path));
+    let token = kept.map_err(|failure| {
+        format!("alerts need a token, and none can be kept in {}: {failure}; give one in ROLLOUT_ALERT_TOKEN", path.display())
+    })?;
+    tracing::info!("an alert has to bring the token in {}", path.display());
+    Ok(token)
+}
+
+fn alert_token(word: &str) -> Result<Secret, String> {
+    token(word).map(|_| Secret::from(word))
 }
 
 fn token(word: &str) -> Result<Bearer, String> {

@@ -48,7 +48,7 @@ struct Up {
     /// Where clients come in.
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
-    /// Where `rollout` commands come in. Who reaches it moves the traffic.
+    /// Where `rollout` commands come in. They bring the secret in front.secret, in --state.
     #[arg(long, default_value = "127.0.0.1:3080")]
     operations_listen: SocketAddr,
     /// The longest that a request waits while the door is held, or while nobody can be reached, in milliseconds.
@@ -59,16 +59,17 @@ struct Up {
 /// `front`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Switch:            curl -X POST http://127.0.0.1:3080/live/green
+Switch:            curl -H "authorization: Bearer $(cat front.secret)" -X POST http://127.0.0.1:3080/live/green
 Test the idle one: curl -H 'release-color: green' http://127.0.0.1:3000/health
 Look:              curl http://127.0.0.1:3080/routing
 
+The secret is made beside the file in --routing, for the account that runs this, and no other account reads it.
 A door that is started again goes on with the routing in --routing; --live, --blue and --green are for its first life.")]
 pub(crate) struct Front {
     /// Where clients come in.
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
-    /// Where operators come in. Who reaches it moves the traffic.
+    /// Where operators come in, with the secret beside the file in --routing.
     #[arg(long, default_value = "127.0.0.1:3080")]
     operations_listen: SocketAddr,
     /// Where the routing is kept.

@@ -16,7 +16,12 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use super::{Driver, DriverError, Ended, Heard, Image, Observation, Replica, Said, Slot};
-use crate::{front, http::Http, local::Place};
+use crate::{
+    front,
+    http::{Bearer, Http},
+    local::Place,
+    operator_secret,
+};
 
 /// The platform of a state directory.
 #[derive(Debug)]
@@ -74,9 +79,19 @@ impl LocalDriver {
         place.clone()
     }
 
+    /// Returns a client that brings the secret of the platform as it is now.
+    fn operator(&self) -> Result<Http, DriverError> {
+        let path = operator_secret::beside(&self.state.join("front.json"));
+        let secret = operator_secret::read(&path).map_err(|source| {
+            DriverError::Away(": its secret cannot be read; only the account that runs `rollout local up` may", Box::new(source))
+        })?;
+        let bearer = secret.expose().parse::<Bearer>().map_err(|wrong| DriverError::Refused(wrong.to_owned()))?;
+        Ok(self.http.bearing(Some(&bearer)))
+    }
+
     async fn tell(&self, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<(), DriverError> {
         let address = format!("http://{}{path}", self.place().operations);
-        self.http.send(method, &address, body.as_ref(), WITHIN).await?.success(&address)?;
+        self.operator()?.send(method, &address, body.as_ref(), WITHIN).await?.success(&address)?;
         Ok(())
     }
 }
@@ -108,7 +123,7 @@ impl Driver for LocalDriver {
     async fn observe(&self) -> Result<Observation, DriverError> {
         let address = format!("http://{}/platform", self.place().operations);
         let answer = self
-            .http
+            .operator()?
             .get(&address, WITHIN)
             .await
             .map_err(|failure| DriverError::Away(": start it with `rollout local up`", Box::new(failure)))?;

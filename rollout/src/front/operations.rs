@@ -9,6 +9,8 @@
 //! | `POST /fence` | lets no smaller epoch move anything any more |
 //! | `POST /hold`, `POST /release` | lets new requests wait, and go |
 //!
+//! All but `GET /routing` need the secret that is in a file beside the routing, as `Authorization: Bearer SECRET`: other accounts of
+//! this machine reach the port, too.
 //! What moves the traffic takes `epoch` (in the query, or in the body): a smaller one than the last is refused with 409.
 
 use std::{net::SocketAddr, sync::Arc};
@@ -16,17 +18,18 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Json, Router,
     extract::{Path, Query, Request, State},
-    http::StatusCode,
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use bg_runtime::{Color, operators};
+use bg_runtime::{Color, Secret, operators};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::switchboard::{Seen, Switchboard, SwitchboardError};
+use crate::operator_secret;
 
 type Board = State<Arc<Switchboard>>;
 
@@ -43,18 +46,25 @@ pub(crate) fn router(switchboard: Arc<Switchboard>) -> Router {
         .with_state(switchboard)
 }
 
-pub(crate) async fn serve(socket: TcpListener, router: Router) {
-    let router = router.layer(axum::middleware::from_fn(for_operators));
+pub(crate) async fn serve(socket: TcpListener, router: Router, secret: Secret) {
+    let router = router.layer(axum::middleware::from_fn_with_state(Arc::new(secret), for_operators));
     // It ends with the door.
     let _ = axum::serve(socket, router).await;
 }
 
-/// Refuses pages in the operator's browser.
-async fn for_operators(request: Request, next: Next) -> Response {
-    match operators::check(request.method(), request.uri(), request.headers(), &[]) {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => refuse(StatusCode::FORBIDDEN, &refusal.to_string()),
+/// Refuses pages in the operator's browser, and whoever does not bring the secret.
+async fn for_operators(State(secret): State<Arc<Secret>>, request: Request, next: Next) -> Response {
+    if let Err(refusal) = operators::check(request.method(), request.uri(), request.headers(), &[]) {
+        return refuse(StatusCode::FORBIDDEN, &refusal.to_string());
     }
+    let is_open = request.method() == Method::GET && request.uri().path() == "/routing";
+    if !is_open && !operator_secret::allows(request.headers(), &secret) {
+        let message = "this needs the secret in front.secret, beside the routing: Authorization: Bearer SECRET";
+        let mut refusal = refuse(StatusCode::UNAUTHORIZED, message);
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return refusal;
+    }
+    next.run(request).await
 }
 
 #[derive(Deserialize)]

@@ -226,6 +226,12 @@ async fn widgets(client: &Client<'_>) -> Result<Widgets, String> {
     Ok(widgets)
 }
 
+/// Returns the option that runs Chromium without its sandbox, for root alone: as root it refuses to start with one. The page it opens
+/// is that of the build under test, which may be anybody's, so everybody else keeps the sandbox.
+fn without_sandbox(is_root: bool) -> Option<&'static str> {
+    is_root.then_some("--no-sandbox")
+}
+
 /// The page that hosts widgets as ChatGPT does makes the call, and its widget says that it is drawn.
 async fn chromium_draws(
     chromium: &std::path::Path,
@@ -235,7 +241,8 @@ async fn chromium_draws(
 ) -> Result<String, String> {
     let profile = std::env::temp_dir().join(format!("rollout-chromium-{}", uuid::Uuid::new_v4()));
     let mut command = tokio::process::Command::new(chromium);
-    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]);
+    command.args(["--headless", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]);
+    command.args(without_sandbox(rustix::process::geteuid().is_root()));
     // A frame in a process of its own has a clock of its own, and is not waited for.
     command.args(["--disable-site-isolation-trials", "--disable-features=IsolateSandboxedIframes"]);
     command.arg(format!("--user-data-dir={}", profile.display()));

@@ -5,6 +5,8 @@
 //! | `GET /platform` | the routing, what is meant to run, and what runs |
 //! | `PUT /colors/{color}` with `{"image": {"name": …}, "replicas": 2, "epoch": 7}` | lets this run as a color; refused while traffic goes to something else there |
 //! | `DELETE /colors/{color}?epoch=7` | lets nothing run there; refused while traffic goes there |
+//!
+//! All of them need the secret of the front door's operators: who may `PUT /colors` runs any program as this account.
 
 use std::sync::Arc;
 

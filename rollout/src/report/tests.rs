@@ -98,6 +98,43 @@ fn hostile_words_are_never_markup() {
     }
 }
 
+/// What a policy of hashes leaves out does not run: attributes that style or act, and every sheet and script but the page's own.
+#[test]
+fn the_policy_names_the_one_sheet_and_the_one_script_and_nothing_inline() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use sha2::{Digest, Sha256};
+
+    let mut report = report();
+    report.steps[0].words = "a style=\"left:0\" b onclick=\"c\" \u{201c}style=".to_owned();
+    report.events.push(event(41_000, " style=\"top:0\""));
+    for report in [report, bare()] {
+        let page = html(&report);
+        let policy = page.split("Content-Security-Policy\" content=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        assert!(!policy.contains("unsafe") && policy.starts_with("default-src 'none'"), "{policy}");
+        let between = |open: &str, close: &str| page.split(open).nth(1).and_then(|rest| rest.split(close).next()).unwrap();
+        for (directive, content) in
+            [("style-src", between("<style>", "</style>")), ("script-src", between("<script>", "</script>"))]
+        {
+            let hash = format!("{directive} 'sha256-{}'", STANDARD.encode(Sha256::digest(content)));
+            assert!(policy.contains(&hash), "{hash} is not in {policy}");
+        }
+        let body = page.split("<body>").nth(1).and_then(|rest| rest.split("<script").next()).unwrap();
+        let mut rest = body;
+        while let Some((_, after)) = rest.split_once('<') {
+            let (tag, after) = after.split_once('>').unwrap();
+            for inline in [" style=", " onclick=", " onload=", " onerror="] {
+                assert!(!tag.contains(inline), "<{tag}> is not what the policy allows");
+            }
+            rest = after;
+        }
+        // What was an attribute is a rule, and each rule is used.
+        for number in page.split("[data-s=\"").skip(1).map(|rule| rule.split('"').next().unwrap()) {
+            assert!(body.contains(&format!(" data-s=\"{number}\"")), "rule {number}");
+        }
+        assert_eq!(body.contains(" data-s="), page.contains("!important}"), "elements without rules");
+    }
+}
+
 #[test]
 fn a_page_asks_for_nothing_from_elsewhere() {
     let page = html(&report());
