@@ -344,6 +344,19 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
     }
 }
 
+/// Whoever sends too much must not take a build back: the alarm counts 5xx, and no limit answers with one.
+#[test]
+fn no_alarm_counts_what_a_limit_refused() {
+    let alarms = text("terraform/modules/shifter/alarms.tf");
+    let counted: Vec<_> = alarms.split('"').filter(|word| word.starts_with("HTTPCode_")).collect();
+    assert_eq!(counted, ["HTTPCode_Target_5XX_Count", "HTTPCode_ELB_5XX_Count"]);
+    let limits = text("mcp-server/src/limits.rs");
+    let code: Vec<_> = limits.split("#[cfg(test)]").next().expect("the code").lines().collect();
+    let server_errors = ["SERVICE_UNAVAILABLE", "INTERNAL_SERVER_ERROR", "BAD_GATEWAY", "GATEWAY_TIMEOUT"];
+    let refused: Vec<_> = code.iter().filter(|line| server_errors.iter().any(|status| line.contains(status))).collect();
+    assert!(refused.is_empty() && code.iter().any(|line| line.contains("TOO_MANY_REQUESTS")), "{refused:?}");
+}
+
 /// A folder, seen from k8s/overlays, as the objects that `kubectl kustomize` makes of it.
 /// Terraform's own tests hold its chain together; here it is held against the code.
 #[test]

@@ -22,7 +22,7 @@ use rollout::{
     chain,
     console::Console,
     driver::{
-        Driver, DriverError, Observation,
+        DigestKey, Driver, DriverError, Observation,
         ecs::{EcsDriver, EcsSettings},
         kubernetes::{KubernetesDriver, Reach},
         local::LocalDriver,
@@ -80,6 +80,10 @@ pub(crate) struct Common {
     /// The database that both colors share, where the journal is. Without it, the local platform's own.
     #[arg(long, global = true, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<Secret>,
+    /// The key of the digests that stand for values of variables in labels, annotations and the journal; the same for all who roll
+    /// out. Without it, one that is kept in the journal's database, or on the local platform in front.secret.
+    #[arg(long, global = true, value_name = "KEY", env = "ROLLOUT_DIGEST_KEY", hide_env_values = true)]
+    digest_key: Option<Secret>,
     /// Where PostgreSQL's programs are looked for.
     #[arg(long, global = true, env = "PATH", hide = true)]
     path: Option<std::ffi::OsString>,
@@ -228,6 +232,21 @@ impl Common {
         };
         let database = Database::open(config).await.map_err(|failure| away(&failure))?;
         Ok(Journal::open(database).await?)
+    }
+
+    /// Returns the key of digests. On this machine it is the platform's own, which compares with the same one.
+    async fn key(&self, journal: &Journal) -> Result<DigestKey, Stop> {
+        match (&self.digest_key, self.platform) {
+            (_, Platform::Local) => {
+                let path = self.state.join("front.secret");
+                let secret = rollout::operator_secret::read(&path);
+                let secret =
+                    secret.map_err(|failure| Stop(format!("{} cannot be read: {failure}", path.display()), UNAVAILABLE))?;
+                Ok(DigestKey::new(secret))
+            }
+            (Some(key), _) => Ok(DigestKey::new(key.clone())),
+            (None, _) => Ok(journal.digest_key().await?),
+        }
     }
 
     fn report(&self, stop: &Stop) -> ExitCode {

@@ -9,9 +9,10 @@ pub mod local;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use bg_runtime::Color;
+use bg_runtime::{Color, Secret};
+use ring::hmac;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::{
     http::{Http, HttpError},
@@ -19,29 +20,95 @@ use crate::{
 };
 
 /// What is run: an image and what it is told.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Image {
     /// Its name: a reference with a tag or a digest, or a program on the local platform.
     pub name: String,
     /// Variables that it gets beside those of the platform.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// The key of [`hidden`](Self::hidden). It is no part of what is run, and is neither compared nor written.
+    #[serde(skip)]
+    key: Option<DigestKey>,
 }
 
 // === impl Image ===
 
 impl Image {
-    /// The same, with a digest in place of what each variable says: enough to tell whether two are alike.
+    /// An image with these variables, whose values are told apart by digests under a key.
+    #[must_use]
+    pub fn new(name: String, environment: BTreeMap<String, String>) -> Self {
+        Self { name, environment, key: None }
+    }
+
+    /// The same, with the key of its digests.
+    #[must_use]
+    pub fn keyed(self, key: &DigestKey) -> Self {
+        Self { key: Some(key.clone()), ..self }
+    }
+
+    /// The same, with a digest in place of the value of each variable: enough to tell whether two are alike, for those who have the
+    /// key. Without a key no digest equals another, so that nothing is taken for alike. A value that is such a digest already stays.
     #[must_use]
     pub fn hidden(&self) -> Self {
         let hide = |(name, value): (&String, &String)| {
-            let digest = Sha256::digest(value.as_bytes());
-            let hidden: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            let is_hidden = value.starts_with(DIGEST);
-            (name.clone(), if is_hidden { value.clone() } else { format!("{DIGEST}{hidden}") })
+            let hidden = match &self.key {
+                _ if is_digest(value) => value.clone(),
+                // The name, so that equal values of two variables do not look alike.
+                Some(key) => format!("{DIGEST}{}", key.digest(name, value)),
+                None => format!("{DIGEST}{}", Uuid::new_v4().simple()),
+            };
+            (name.clone(), hidden)
         };
-        Self { name: self.name.clone(), environment: self.environment.iter().map(hide).collect() }
+        Self { name: self.name.clone(), environment: self.environment.iter().map(hide).collect(), key: self.key.clone() }
     }
+}
+
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.environment) == (&other.name, &other.environment)
+    }
+}
+
+impl Eq for Image {}
+
+/// The key of the digests that stand for the values of variables in the journal, in labels and in annotations. A weak value can be
+/// guessed by whoever has the key and the digest, so the key is where the digests are not shown: on Kubernetes and ECS in a table of
+/// its own in the journal's database, or in ROLLOUT_DIGEST_KEY; on this machine in the file of the operators' secret.
+#[derive(Clone, Debug)]
+pub struct DigestKey(Secret);
+
+impl DigestKey {
+    /// A key from a secret that is used for other things, too.
+    #[must_use]
+    pub fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// A new one, of 244 random bits.
+    #[must_use]
+    pub fn generate() -> Secret {
+        Secret::new(format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()))
+    }
+
+    /// 128 bits of HMAC-SHA-256.
+    fn digest(&self, name: &str, value: &str) -> String {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose().as_bytes());
+        let mut context = hmac::Context::with_key(&key);
+        for part in ["rollout variable", name, value] {
+            // The length before each part: no two lists of parts are the same bytes.
+            context.update(&part.len().to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        context.sign().as_ref().iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Whether a value is a digest of ours, whole: a secret that merely begins like one is hidden.
+fn is_digest(value: &str) -> bool {
+    let is_hex =
+        |digits: &str| digits.len() == 2 * DIGEST_BYTES && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    value.strip_prefix(DIGEST).is_some_and(is_hex)
 }
 
 impl fmt::Debug for Image {
@@ -58,7 +125,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// How long a color may take to stop, where nothing else is known.
 const STOPPED_WITHIN: Duration = Duration::from_secs(90);
 /// Stands before a digest.
-const DIGEST: &str = "sha256:";
+const DIGEST: &str = "hmac-sha256:";
+const DIGEST_BYTES: usize = 16;
 
 /// A platform at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -319,6 +387,53 @@ pub(crate) async fn ask(http: &Http, replica: &mut Replica) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn image(variables: &[(&str, &str)], key: &str) -> Image {
+        let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let image = Image::new("server@sha256:1".to_owned(), environment);
+        if key.is_empty() { image } else { image.keyed(&DigestKey::new(key.into())) }
+    }
+
+    /// A person who reads a label tries the usual values: without the key no try says whether it is right.
+    #[test]
+    fn a_weak_value_cannot_be_guessed_from_what_is_shown_without_the_key() {
+        use sha2::{Digest, Sha256};
+
+        let shown = image(&[("PIN", "1234"), ("SAME", "1234")], "a key").hidden();
+        let guessed: String = Sha256::digest("1234").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        for (name, value) in &shown.environment {
+            let digits = value.strip_prefix("hmac-sha256:").expect("a digest under a key");
+            assert!(digits.len() == 32 && !digits.contains(&guessed), "{name}: {value}");
+        }
+        assert_ne!(shown.environment["PIN"], shown.environment["SAME"], "equal values of two variables look alike");
+        assert_ne!(shown, image(&[("PIN", "1234"), ("SAME", "1234")], "another key").hidden());
+        assert!(!format!("{shown:?}").contains("a key"));
+        assert!(!serde_json::to_string(&shown).unwrap().contains("a key"), "the key is written down");
+    }
+
+    #[test]
+    fn what_is_alike_is_found_again_by_whoever_has_the_key() {
+        let shown = image(&[("PIN", "1234")], "a key").hidden();
+        // As another machine reads it from an annotation, with what it means to run beside it.
+        let read: Image = serde_json::from_str(&serde_json::to_string(&shown).unwrap()).unwrap();
+        assert_eq!(read, image(&[("PIN", "1234")], "a key").hidden());
+        assert_eq!(read.hidden(), read, "a digest was hidden once more");
+        assert_ne!(read, image(&[("PIN", "1235")], "a key").hidden());
+        assert_ne!(read, image(&[("PIN", "1234")], "another key").hidden());
+        // Without a key nothing is alike, not even itself.
+        assert_ne!(image(&[("PIN", "1234")], "").hidden(), image(&[("PIN", "1234")], "").hidden());
+        assert_eq!(image(&[], "").hidden(), image(&[], "a key").hidden(), "an image without variables needs no key");
+    }
+
+    #[test]
+    fn a_value_that_looks_like_a_digest_is_hidden_all_the_same() {
+        for value in
+            ["sha256:0123456789abcdef", "hmac-sha256:hunter2", "hmac-sha256:", "HMAC-SHA256:0123456789abcdef0123456789abcdef"]
+        {
+            let shown = image(&[("PASSWORD", value)], "a key").hidden();
+            assert_ne!(shown.environment["PASSWORD"], value);
+        }
+    }
 
     #[test]
     fn each_line_of_a_log_is_heard_once_and_whole() {

@@ -9,14 +9,17 @@ use std::{
 };
 
 use bg_runtime::{
-    Color, Database,
+    Color, Database, Secret,
     database::{DatabaseError, Json, Parameter, Row, Type},
 };
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::{driver::Image, metrics::Calls};
+use crate::{
+    driver::{DigestKey, Image},
+    metrics::Calls,
+};
 
 /// The journal in a database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -161,13 +164,25 @@ impl Journal {
     /// See [`JournalError`].
     pub async fn open(database: Database) -> Result<Self, JournalError> {
         let connection = database.get().await?;
-        if connection.query("SELECT to_regclass('mcp_rollout_lease')::text", &[]).await?[0].get::<_, Option<String>>(0).is_none()
-        {
+        // The newest table: where it is missing, so may others be.
+        if connection.query("SELECT to_regclass('mcp_rollout_key')::text", &[]).await?[0].get::<_, Option<String>>(0).is_none() {
             // Two that come at once would meet in the catalog.
             let sql = format!("BEGIN; SELECT pg_advisory_xact_lock(4702394921427289423); {TABLES} COMMIT;");
             database.session().await?.batch_execute(&sql).await?;
         }
         Ok(Self { database })
+    }
+
+    /// Returns the key of the digests that stand for the values of variables, and makes one where there is none.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub async fn digest_key(&self) -> Result<DigestKey, JournalError> {
+        let new = DigestKey::generate();
+        self.run("INSERT INTO mcp_rollout_key (key) VALUES ($1) ON CONFLICT DO NOTHING", &[(&new.expose() as _, Type::TEXT)])
+            .await?;
+        let rows = self.rows("SELECT key FROM mcp_rollout_key", &[]).await?;
+        Ok(DigestKey::new(rows.first().map_or(new, |row| Secret::new(row.get(0)))))
     }
 
     /// The database that it is in.

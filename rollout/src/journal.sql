@@ -51,3 +51,10 @@ CREATE TABLE IF NOT EXISTS mcp_rollout_lease (
 );
 
 INSERT INTO mcp_rollout_lease DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- The key of the digests in mcp_rollouts.image, in labels and in annotations. Whoever reads rollouts for a dashboard needs no
+-- permission for this table.
+CREATE TABLE IF NOT EXISTS mcp_rollout_key (
+    the_one boolean PRIMARY KEY DEFAULT true CHECK (the_one),
+    key text NOT NULL
+);

@@ -7,7 +7,7 @@
 //! ```text
 //! <state>/local.json    where the door is, for `rollout` commands
 //!         front.json    what share goes where
-//!         front.secret  what operators bring, for `rollout` commands of the same account
+//!         front.secret  what operators bring, and the key of digests, for `rollout` commands of the same account
 //!         colors.json   what is meant to run, and what runs
 //!         blue-1.log    what a replica said
 //! ```
@@ -35,10 +35,10 @@ use tokio::sync::Notify;
 pub(crate) use self::process::born;
 use self::process::{Process, State};
 use crate::{
-    driver::{self, Image, Replica},
+    driver::{self, DigestKey, Image, Replica},
     front::{Front, FrontConfig, FrontError, Routing, Switchboard},
     http::Http,
-    share,
+    operator_secret, share,
 };
 
 /// How the platform is set up.
@@ -106,6 +106,8 @@ pub(crate) struct Platform {
     /// Whether everything stops, to come back as it was.
     leaving: AtomicBool,
     changed: Notify,
+    /// Of what is shown of the variables that images get.
+    key: DigestKey,
     http: Http,
 }
 
@@ -185,6 +187,8 @@ impl Local {
         };
         let switchboard = Switchboard::open(config.state.clone(), Routing::default()).await.map_err(FrontError::from)?;
         let switchboard = Arc::new(switchboard);
+        let secret = operator_secret::beside(&config.state);
+        let key = DigestKey::new(operator_secret::keep(&secret).map_err(unusable(&secret))?);
         let platform = Arc::new(Platform {
             directory,
             switchboard: switchboard.clone(),
@@ -192,6 +196,7 @@ impl Local {
             written: Mutex::default(),
             leaving: AtomicBool::new(false),
             changed: Notify::new(),
+            key,
             http: Http::new(),
         });
         let front = Front::open_with(config, switchboard, doors::router(platform.clone())).await?;

@@ -328,7 +328,7 @@ mod tests {
     use crate::driver::{Replica, Slot};
 
     fn image(name: &str) -> Image {
-        Image { name: name.to_owned(), environment: [].into() }
+        Image::new(name.to_owned(), [].into())
     }
 
     fn slot(name: &str, ready: u32) -> Slot {

@@ -13,7 +13,7 @@ use clap::Args;
 use rollout::{
     bake::Watch,
     compare,
-    driver::{Image, Observation},
+    driver::{DigestKey, Image, Observation},
     execute::{End, Settings},
     gate::{self, Gate},
     http::{Bearer, Http},
@@ -184,9 +184,14 @@ impl Gates {
 // === impl Deploy ===
 
 impl Deploy {
-    fn image(&self, common: &Common) -> Image {
+    /// Without the key, none of its variables equals one that runs.
+    fn image(&self, common: &Common, key: Option<&DigestKey>) -> Image {
         let name = if common.platform == Platform::Local { whole(&self.image) } else { self.image.clone() };
-        Image { name, environment: self.environment.iter().cloned().collect::<BTreeMap<_, _>>() }
+        let image = Image::new(name, self.environment.iter().cloned().collect::<BTreeMap<_, _>>());
+        match key {
+            Some(key) => image.keyed(key),
+            None => image,
+        }
     }
 
     fn settings(&self, common: &Common) -> Settings {
@@ -218,10 +223,10 @@ impl Deploy {
     }
 
     /// What is to come about, from what is seen.
-    fn goal(&self, common: &Common, seen: &Observation) -> Goal {
+    fn goal(&self, common: &Common, key: Option<&DigestKey>, seen: &Observation) -> Goal {
         let from = share::most(seen.green_percent);
         let live = u32::try_from(seen.slot(from).ready()).unwrap_or(u32::MAX).max(seen.slot(from).wanted).max(1);
-        Goal::Deploy { image: self.image(common), replicas: self.replicas.unwrap_or(live), from }
+        Goal::Deploy { image: self.image(common, key), replicas: self.replicas.unwrap_or(live), from }
     }
 }
 
@@ -245,10 +250,11 @@ async fn begin_deploy(common: &Common, deploy: &Deploy, commanded: Instant) -> R
     let lease = take(common, &*driver, &journal, &seen, Duration::from_secs(deploy.wait)).await?;
     // Looked at again under the lease: whoever had it may have moved everything.
     let seen = driver.observe().await?;
-    let image = deploy.image(common);
+    let key = common.key(&journal).await?;
+    let image = deploy.image(common, Some(&key));
     let (goal, entry) = match journal.open_entry().await? {
         None => {
-            let goal = deploy.goal(common, &seen);
+            let goal = deploy.goal(common, Some(&key), &seen);
             let mut obstacles = rollout::plan::plan(&goal, &settings.manner, &seen, &[]).obstacles;
             // Nothing helps against a program that is not there.
             let missing = driver.missing(&image);
@@ -279,8 +285,13 @@ pub(crate) async fn plan(common: Common, deploy: Deploy) -> ExitCode {
     let run = async {
         let driver = common.driver(&Http::new()).await?;
         let seen = driver.observe().await?;
-        let goal = deploy.goal(&common, &seen);
-        let missing = driver.missing(&deploy.image(&common));
+        // A plan changes nothing, so it goes without a journal that cannot be had; then everything that has variables looks new.
+        let key = match common.journal().await {
+            Ok(journal) => common.key(&journal).await.ok(),
+            Err(_) => None,
+        };
+        let goal = deploy.goal(&common, key.as_ref(), &seen);
+        let missing = driver.missing(&deploy.image(&common, key.as_ref()));
         Ok::<_, Stop>(print_plan(&common, &goal, &deploy.settings(&common).manner, &seen, missing))
     };
     match run.await {

@@ -59,7 +59,7 @@ struct Up {
 /// `front`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Switch:            curl -H "authorization: Bearer $(cat front.secret)" -X POST http://127.0.0.1:3080/live/green
+Switch:            curl -H \"authorization: Bearer $(cat front.secret)\" -X POST http://127.0.0.1:3080/live/green
 Test the idle one: curl -H 'release-color: green' http://127.0.0.1:3000/health
 Look:              curl http://127.0.0.1:3080/routing
 
@@ -125,7 +125,7 @@ async fn run(common: &Common, up: Up) -> Result<(), String> {
             let Some(image) = &up.image else {
                 return Err("nothing runs here yet: name a program, `rollout local up target/debug/mcp-server`".to_owned());
             };
-            let image = Image { name: whole(image), environment: up.environment.iter().cloned().collect() };
+            let image = Image::new(whole(image), up.environment.iter().cloned().collect());
             local.run(color, image, up.replicas);
         } else {
             let was = local.image(color).map_or_else(String::new, |image| image.name);

@@ -421,13 +421,14 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
+        super::DigestKey,
         double::{Double, RULE, group},
         *,
     };
 
     fn image(name: &str, variables: &[(&str, &str)]) -> Image {
         let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Image { name: name.to_owned(), environment }
+        Image::new(name.to_owned(), environment).keyed(&DigestKey::new("a key".into()))
     }
 
     fn said(result: Result<impl std::fmt::Debug, DriverError>) -> String {

@@ -145,7 +145,7 @@ impl KubernetesDriver {
         let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         let image = || {
             let name = container.and_then(|container| container.image.clone())?;
-            Some(Image { name, environment: BTreeMap::new() })
+            Some(Image::new(name, BTreeMap::new()))
         };
         let mut slot = Slot {
             image: if wanted > 0 { written.or_else(image) } else { None },

@@ -34,7 +34,7 @@ async fn seen(State(platform): State<Arc<Platform>>) -> Json<Value> {
         let slots = platform.slots();
         let slot = slots.get(color);
         // Somebody may look who may not know what the image was told.
-        let image = slot.image.as_ref().map(Image::hidden);
+        let image = slot.image.clone().map(|image| image.keyed(&platform.key).hidden());
         json!({ "image": image, "wanted": slot.wanted, "replicas": replicas, "processes": slot.processes,
             "trouble": slot.trouble })
     };

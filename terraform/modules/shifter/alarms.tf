@@ -22,12 +22,13 @@ locals {
 }
 
 # A tool that fails is answered with 200, by the protocol; what is counted here is a server that cannot answer. The bake of
-# `rollout` looks into the answers.
+# `rollout` looks into the answers. What a limit refuses is answered with 429, which is none of these: a stranger who sends too much
+# must not be able to send traffic back to a build that has a hole.
 resource "aws_cloudwatch_metric_alarm" "errors" {
   for_each = local.colors
 
   alarm_name          = "${var.name}-${each.key}-errors"
-  alarm_description   = "${each.key} answers more than ${var.alarms.error_percent} % of its requests with 5xx, or takes no connection. The traffic shifter goes back, if ${each.key} is live and the other color is warm."
+  alarm_description   = "${each.key} answers more than ${var.alarms.error_percent} % of its requests with 5xx, or takes no connection; requests that a limit refuses are 429 and do not count. The traffic shifter goes back, if ${each.key} is live and the other color is warm."
   comparison_operator = "GreaterThanThreshold"
   threshold           = var.alarms.error_percent
   evaluation_periods  = 2

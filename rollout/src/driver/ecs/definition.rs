@@ -48,7 +48,7 @@ impl Definition {
 
     /// What runs, [hidden](Image::hidden): what a rollout wrote down of it, or the name alone.
     pub(super) fn image(&self) -> Option<Image> {
-        let name = || Some(Image { name: self.container()?.image()?.to_owned(), environment: BTreeMap::new() });
+        let name = || Some(Image::new(self.container()?.image()?.to_owned(), BTreeMap::new()));
         self.written().or_else(name)
     }
 
