@@ -32,8 +32,11 @@ use serde::Serialize;
 use uuid::Uuid;
 use widgets::APPOINTMENTS;
 
-pub use self::store::{Appointments, ForeignUsers};
 use self::time::{Clock, Period, TimeError, Zones};
+pub use self::{
+    store::{Appointments, ForeignUsers},
+    time::time_zone,
+};
 use crate::{
     App, ToolError, answers,
     conversations::{self, Conversations},
@@ -110,6 +113,9 @@ pub(crate) struct Appointment {
     imported: bool,
     #[serde(skip)]
     period: Period,
+    /// Whether the clock of `timeZone` shows one of the two times twice on that day.
+    #[serde(skip)]
+    is_ambiguous: bool,
 }
 
 /// A status. Those this release knows are not copied; one that only another release knows is passed on.
@@ -235,6 +241,7 @@ impl Appointment {
         let period = Period { starts_at: row.get(store::STARTS_AT), ends_at: row.get(store::ENDS_AT) };
         let zone = zones.get(row.get(store::TIME_ZONE));
         let [starts_at, ends_at] = [period.starts_at, period.ends_at].map(|stamp| zone.clock(stamp));
+        let is_ambiguous = zone.is_ambiguous(period.starts_at) || zone.is_ambiguous(period.ends_at);
         let all_day = row.get(store::ALL_DAY);
         Self {
             id: row.get(store::ID),
@@ -250,6 +257,7 @@ impl Appointment {
             description: row.get(store::DESCRIPTION),
             imported: row.get(store::IMPORTED),
             period,
+            is_ambiguous,
         }
     }
 
@@ -257,7 +265,8 @@ impl Appointment {
         self.status.0 == "cancelled"
     }
 
-    /// Appends the appointment in words: `2026-12-25 09:00 to 10:00 UTC: Tea (pending), Room 4 [id]`.
+    /// Appends the appointment in words: `2026-12-25 09:00 to 10:00 UTC: Tea (pending), Room 4 [id]`. A time that comes twice
+    /// has its offset: `2026-10-25 02:30+02:00 to 02:00+01:00 Europe/Berlin`.
     ///
     /// Words are put together as bytes and checked once, when they are whole: a page has hundreds of pieces.
     fn say(&self, out: &mut Vec<u8>) {
@@ -289,9 +298,13 @@ impl Appointment {
             return;
         }
         let [start, end] = [&self.starts_at, &self.ends_at].map(Clock::in_words);
+        // Of a time that comes twice, only the offset tells which one is meant.
+        let offset = |clock| if self.is_ambiguous { Clock::offset(clock) } else { b"" };
         out.extend_from_slice(&start);
+        out.extend_from_slice(offset(&self.starts_at));
         out.extend_from_slice(b" to ");
         out.extend_from_slice(if start[..10] == end[..10] { &end[11..] } else { &end });
+        out.extend_from_slice(offset(&self.ends_at));
         out.push(b' ');
         out.extend_from_slice(self.time_zone.as_bytes());
     }

@@ -90,10 +90,10 @@ pub(crate) fn serve() -> ExitCode {
 
 pub(crate) fn import(import: Import) -> ExitCode {
     with_config(async |config| {
-        let zone = match import.time_zone.as_deref().map(TimeZone::get) {
+        let zone = match import.time_zone.as_deref().map(appointments::time_zone) {
             None => config.time_zone.clone(),
-            Some(Ok(zone)) => zone,
-            Some(Err(_)) => {
+            Some(Some(zone)) => zone,
+            Some(None) => {
                 return complain(&format!("no IANA zone is named `{}`", import.time_zone.unwrap_or_default()), config::EXIT_CODE);
             }
         };

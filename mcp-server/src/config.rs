@@ -21,7 +21,7 @@ use http::Uri;
 use jiff::tz::TimeZone;
 
 use crate::{
-    appointments::ForeignUsers,
+    appointments::{self, ForeignUsers},
     authentication::{ALGORITHMS, Authentication, OAuth},
     limits::{AddressLimits, LimitsConfig, PrincipalLimits, TrustedProxies, memory},
     pins::PinLimits,
@@ -241,7 +241,7 @@ impl Config {
             );
         }
         let zone: Option<String> = reader.value("TIME_ZONE", "UTC", "the zone of times that say none, an IANA name");
-        let time_zone = TimeZone::get(zone.as_deref().unwrap_or("UTC")).unwrap_or_else(|_| {
+        let time_zone = appointments::time_zone(zone.as_deref().unwrap_or("UTC")).unwrap_or_else(|| {
             reader.problems.push(format!("TIME_ZONE=`{}`: no IANA zone has this name", zone.unwrap_or_default()));
             TimeZone::UTC
         });

@@ -267,6 +267,18 @@ async fn a_search_finds_what_touches_its_span() {
         let short = &desk.search(json!({"userId": "span", "endDate": "2026-04-01"})).await[0];
         assert_eq!(short["startsAt"], "2026-03-29T01:30:00+01:00");
         assert_eq!(short["endsAt"], "2026-03-29T03:30:00+02:00");
+        // "Ever", as people write it.
+        for (start, end, count) in [
+            ("0001-01-01", "9999-12-31", 5),
+            ("-271821-04-20T00:00:00.000Z", "+275760-09-13T00:00:00.000Z", 5),
+            ("2026-12-25", "9999-12-31T23:59:59-18:00", 3),
+            ("0001-01-01T00:00:00+18:00", "0001-01-02", 0),
+            ("9999-12-31", "9999-12-31", 0),
+        ] {
+            let wish = json!({"userId": "span", "startDate": start, "endDate": end, "timeZone": " Europe/Berlin "});
+            assert_eq!(desk.search(wish).await.len(), count, "{start} to {end}");
+        }
+        assert!(desk.search(json!({"userId": "span", "startDate": "9999-12-31"})).await.is_empty());
         desk.close().await;
     })
     .await;
@@ -293,6 +305,23 @@ async fn an_answer_says_it_in_words_and_in_data() {
             })
         );
         assert_eq!(words(&one), format!("1 appointment found for test-user-123.\n- 2026-12-25 09:00 to 09:30 UTC: Tea [{id}]"));
+
+        // Half an hour, and without the offsets it would end before it starts.
+        let twice = json!({"userId": "twice", "title": "Night", "startsAt": "2026-10-25T02:30:00+02:00",
+            "endsAt": "2026-10-25T02:00:00+01:00", "timeZone": "Europe/Berlin"});
+        let booked = desk.done("book_appointment", twice.clone()).await;
+        let when = "2026-10-25 02:30+02:00 to 02:00+01:00 Europe/Berlin";
+        assert!(words(&booked).starts_with(&format!("Booked: {when}: Night [")), "{booked}");
+        let mut other = twice;
+        other["title"] = json!("Other");
+        let refused = desk.refused("book_appointment", other).await;
+        assert!(refused.starts_with(&format!("that slot is taken by “Night”, {when};")), "{refused}");
+        let days = json!({"userId": "twice", "title": "Month", "startsAt": "2026-10-01", "endsAt": "2026-11-01T00:00"});
+        assert!(desk.refused("book_appointment", days).await.contains("needs a time of day"));
+        let days = json!({"userId": "month", "title": "Month", "startsAt": "2026-10-01T00:00", "endsAt": "2026-11-01T00:00",
+            "timeZone": "Europe/Berlin"});
+        let booked = desk.done("book_appointment", days).await;
+        assert!(words(&booked).starts_with("Booked: 2026-10-01 00:00 to 2026-11-01 00:00 Europe/Berlin: Month"), "{booked}");
         desk.close().await;
     })
     .await;

@@ -74,7 +74,7 @@ async fn book_appointment(
     let zone = memory::zone(&appointments, conversation.as_ref(), wish.time_zone.as_deref()).await?;
     let starts_at = time::moment("startsAt", &wish.starts_at, &zone)?;
     let period = match (&wish.ends_at, wish.duration_minutes) {
-        (Some(ends_at), None) => Period::of(starts_at, time::moment("endsAt", ends_at, &zone)?)?,
+        (Some(ends_at), None) => Period::of(starts_at, time::moment("endsAt", ends_at, &zone)?, &zone)?,
         (None, Some(minutes)) => Period::lasting(starts_at, minutes)?,
         _ => return Err(TimeError::OneEnd.into()),
     };

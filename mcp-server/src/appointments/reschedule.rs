@@ -66,7 +66,7 @@ async fn reschedule_appointment(
     };
     let starts_at = time::moment("startsAt", &wish.starts_at, &zone)?;
     let ends_at = match (&wish.ends_at, wish.duration_minutes) {
-        (Some(ends_at), None) => Some(Period::of(starts_at, time::moment("endsAt", ends_at, &zone)?)?.ends_at),
+        (Some(ends_at), None) => Some(Period::of(starts_at, time::moment("endsAt", ends_at, &zone)?, &zone)?.ends_at),
         (None, Some(minutes)) => Some(Period::lasting(starts_at, minutes)?.ends_at),
         (None, None) => None,
         (Some(_), Some(_)) => return Err(TimeError::OneEnd.into()),

@@ -7,7 +7,7 @@ use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 use bytes::{BufMut, BytesMut};
 use jiff::{
-    Timestamp,
+    SignedDuration, Timestamp, ToSpan,
     civil::{self, DateTime},
     fmt::temporal::Pieces,
     tz::{AmbiguousOffset, Offset, TimeZone},
@@ -41,6 +41,21 @@ pub(crate) struct Zone {
     name: Arc<str>,
     /// `None` is UTC, which needs none.
     rules: Option<TimeZone>,
+    /// The stretch between two clock changes that the last instant was in.
+    stretch: Stretch,
+}
+
+/// A time without clock changes, in seconds since 1970. Most instants of an answer share one, so most are printed without
+/// a look-up.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    from: i64,
+    until: i64,
+    offset_seconds: i32,
+    /// Clock times before this instant already occurred before the change that began the stretch.
+    repeats_until: i64,
+    /// Clock times from this instant on occur again after the change that ends the stretch.
+    repeated_from: i64,
 }
 
 /// Zones by name: most rows of an answer share theirs with the row before.
@@ -76,6 +91,9 @@ pub(crate) enum TimeError {
     /// A year far from here.
     #[error("`{argument}` must lie between the years 1970 and 2100")]
     FarAway { argument: &'static str },
+    /// An offset that no clock has.
+    #[error("`{argument}` has an offset beyond 18 hours: {said:?}; offsets lie between -18:00 and +18:00")]
+    Offset { argument: &'static str, said: String },
     /// No such zone.
     #[error("`timeZone` is not a zone we know: {said:?}; give an IANA name such as Europe/Berlin, America/New_York or UTC")]
     UnknownZone { said: String },
@@ -97,7 +115,11 @@ const MINUTE: i64 = 60 * SECOND;
 const DAY_SECONDS: i64 = 86_400;
 
 /// The longest appointment. Whoever means more has mistaken the year.
+pub(crate) const LONGEST_DAYS: i64 = 31;
 pub(crate) const LONGEST_MINUTES: u32 = 31 * 24 * 60;
+
+/// RFC 9557 and `java.time` draw the line here; clocks in use stay within 14 hours.
+const MAX_OFFSET_SECONDS: i32 = 18 * 3600;
 
 // === impl Stamp ===
 
@@ -106,9 +128,19 @@ impl Stamp {
     pub(crate) const MIN: Self = Self(i64::MIN);
     /// After every appointment: PostgreSQL's `infinity`.
     pub(crate) const MAX: Self = Self(i64::MAX);
+    /// The beginning of the year 0. PostgreSQL refuses instants before 4714 BC.
+    const YEAR_0: Self = Self((-62_167_219_200 - EPOCH_SECONDS) * SECOND);
 
     fn after_minutes(self, minutes: u32) -> Self {
         Self(self.0.saturating_add(i64::from(minutes) * MINUTE))
+    }
+
+    /// The same clock time of `zone`, days later.
+    fn after_days(self, days: i64, zone: &TimeZone) -> Self {
+        let (seconds, micros) = self.unix();
+        let later = Timestamp::new(seconds, i32::try_from(micros * 1000).unwrap_or(0))
+            .and_then(|at| at.to_zoned(zone.clone()).checked_add(days.days()));
+        later.map_or(Self::MAX, |later| later.timestamp().into())
     }
 
     /// Whole seconds since 1970, and the microseconds beyond; kept within the years that RFC 3339 can print.
@@ -159,12 +191,13 @@ impl Period {
         Stamp(self.ends_at.0.saturating_sub(1))
     }
 
-    /// The period of an appointment.
-    pub(crate) fn of(starts_at: Stamp, ends_at: Stamp) -> Result<Self, TimeError> {
+    /// The period of an appointment. Its length is limited in days of the zone, of which one has 25 hours where the clock
+    /// goes back, and one 23 where it goes forward.
+    pub(crate) fn of(starts_at: Stamp, ends_at: Stamp, zone: &TimeZone) -> Result<Self, TimeError> {
         if ends_at <= starts_at {
             return Err(TimeError::EndsFirst { starts: "startsAt", ends: "endsAt" });
         }
-        if ends_at > starts_at.after_minutes(LONGEST_MINUTES) {
+        if ends_at > starts_at.after_minutes(LONGEST_MINUTES) && ends_at > starts_at.after_days(LONGEST_DAYS, zone) {
             return Err(TimeError::TooLong);
         }
         Ok(Self { starts_at, ends_at })
@@ -185,7 +218,7 @@ impl Period {
 // === impl Zones ===
 
 impl Zones {
-    pub(crate) fn get(&mut self, name: &str) -> &Zone {
+    pub(crate) fn get(&mut self, name: &str) -> &mut Zone {
         if self.last.as_ref().is_none_or(|last| *last.name != *name) {
             self.last = None;
         }
@@ -200,15 +233,66 @@ impl Zone {
     /// all the same.
     fn new(name: &str) -> Self {
         let rules = (name != "UTC").then(|| TimeZone::get(name).unwrap_or(TimeZone::UTC));
-        Self { name: name.into(), rules }
+        Self { name: name.into(), rules, stretch: Stretch::NONE }
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    pub(crate) fn clock(&self, stamp: Stamp) -> Clock {
-        self.rules.as_ref().map_or_else(|| Clock::utc(stamp), |rules| Clock::on(stamp, rules))
+    pub(crate) fn clock(&mut self, stamp: Stamp) -> Clock {
+        let Some(rules) = &self.rules else { return Clock::utc(stamp) };
+        let (seconds, micros) = stamp.unix();
+        if !self.stretch.contains(seconds) {
+            self.stretch = Stretch::around(seconds, rules);
+        }
+        Clock::print(seconds, micros, Some(self.stretch.offset_seconds / 60))
+    }
+
+    /// Whether the clock shows this time of day twice on that day: once with each of two offsets.
+    pub(crate) fn is_ambiguous(&mut self, stamp: Stamp) -> bool {
+        let Some(rules) = &self.rules else { return false };
+        let (seconds, _) = stamp.unix();
+        if !self.stretch.contains(seconds) {
+            self.stretch = Stretch::around(seconds, rules);
+        }
+        seconds < self.stretch.repeats_until || seconds >= self.stretch.repeated_from
+    }
+}
+
+// === impl Stretch ===
+
+impl Stretch {
+    const NONE: Self = Self { from: 0, until: 0, offset_seconds: 0, repeats_until: 0, repeated_from: 0 };
+
+    fn contains(&self, seconds: i64) -> bool {
+        (self.from..self.until).contains(&seconds)
+    }
+
+    fn around(seconds: i64, rules: &TimeZone) -> Self {
+        let at = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
+        let offset = rules.to_offset(at).seconds();
+        // What precedes is strictly before, and a change at this very second has happened.
+        let next_second = at.checked_add(SignedDuration::from_secs(1)).unwrap_or(at);
+        let begin = rules.preceding(next_second).next();
+        let end = rules.following(at).next();
+        let from = begin.as_ref().map_or(i64::MIN, |change| change.timestamp().as_second());
+        let until = end.as_ref().map_or(i64::MAX, |change| change.timestamp().as_second());
+        let previous = match begin {
+            Some(change) => {
+                let earlier = change.timestamp().checked_sub(SignedDuration::from_secs(1));
+                earlier.map_or(offset, |earlier| rules.to_offset(earlier).seconds())
+            }
+            None => offset,
+        };
+        let next = end.map_or(offset, |change| change.offset().seconds());
+        Self {
+            from,
+            until,
+            offset_seconds: offset,
+            repeats_until: from.saturating_add(i64::from((previous - offset).max(0))),
+            repeated_from: until.saturating_sub(i64::from((offset - next).max(0))),
+        }
     }
 }
 
@@ -279,6 +363,12 @@ impl Clock {
         self.as_str()[..10].to_owned()
     }
 
+    /// The offset: `+01:00`, or `Z`.
+    pub(crate) fn offset(&self) -> &[u8] {
+        let text = &self.bytes[..usize::from(self.length)];
+        if text.ends_with(b"Z") { b"Z" } else { &text[text.len() - 6..] }
+    }
+
     /// `2026-12-25 09:00`, in ASCII.
     pub(crate) fn in_words(&self) -> [u8; 16] {
         let mut words = *self.bytes.first_chunk().expect("a clock is longer");
@@ -319,9 +409,27 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// The zone of this IANA name.
+/// The zone of this IANA name; spaces around it say nothing. `None` for what is no name of a zone, also where the machine's
+/// database of zones has a file for it: `localtime` is whatever the machine is set to, `Factory` says that it is set to
+/// nothing, and `posix/` and `right/` hold the zones a second time.
+#[must_use]
+pub fn time_zone(name: &str) -> Option<TimeZone> {
+    const NO_ZONES: [&str; 5] = ["localtime", "factory", "posixrules", "etc/unknown", "leapseconds"];
+    const OTHER_COPIES: [&str; 3] = ["posix/", "right/", "systemv/"];
+    let name = name.trim();
+    let lower = name.to_ascii_lowercase();
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-' | b'+'))
+        && !NO_ZONES.contains(&&*lower)
+        && !OTHER_COPIES.iter().any(|copy| lower.starts_with(copy));
+    let zone = if is_name { TimeZone::get(name).ok()? } else { return None };
+    // What has no name could not be stored.
+    zone.iana_name().is_some().then_some(zone)
+}
+
+/// The zone that a caller named.
 pub(crate) fn zone(name: &str) -> Result<TimeZone, TimeError> {
-    TimeZone::get(name).map_err(|_| TimeError::UnknownZone { said: excerpt(name) })
+    time_zone(name).ok_or_else(|| TimeError::UnknownZone { said: excerpt(name) })
 }
 
 /// The name of a zone that came from [`zone`].
@@ -332,7 +440,7 @@ pub(crate) fn zone_name(zone: &TimeZone) -> &str {
 /// The moment that a caller named exactly: with an offset, or as a clock time that `zone` has once.
 pub(crate) fn moment(argument: &'static str, said: &str, zone: &TimeZone) -> Result<Stamp, TimeError> {
     let timestamp = match Said::read(argument, said)? {
-        Said::Instant(timestamp) => timestamp,
+        Said::Instant(timestamp) => timestamp.map_err(|_| TimeError::FarAway { argument })?,
         Said::Day(said) => return Err(TimeError::NoTimeOfDay { argument, said }),
         Said::Clock(said) => on_the_clock(argument, said, zone)?,
     };
@@ -344,24 +452,37 @@ pub(crate) fn moment(argument: &'static str, said: &str, zone: &TimeZone) -> Res
 }
 
 /// The bound of a search. A clock time that `zone` skips or has twice is read as most calendars do: a search may look a
-/// little further than it was meant to.
+/// little further than it was meant to. People write 0001-01-01 and 9999-12-31 for "ever": what lies beyond the calendar is
+/// as far away as a bound can be.
 pub(crate) fn bound(argument: &'static str, said: &str, zone: &TimeZone, bound: Bound) -> Result<Stamp, TimeError> {
-    let clock = match Said::read(argument, said)? {
-        Said::Instant(timestamp) => return Ok(timestamp.into()),
-        Said::Clock(clock) => clock,
-        Said::Day(day) if bound == Bound::Start => day.to_datetime(civil::Time::midnight()),
-        Said::Day(day) => {
-            let next = day.tomorrow().map_err(|_| TimeError::FarAway { argument })?;
-            next.to_datetime(civil::Time::midnight())
-        }
+    // Finite, so that a search from then to "ever" is a search that finds nothing, and no mistake.
+    let latest = if bound == Bound::Start { Timestamp::MAX.into() } else { Stamp::MAX };
+    if let Some(year) = Said::expanded_year(said) {
+        return Ok(if year < 0 { Stamp::YEAR_0 } else { latest });
+    }
+    let said = Said::read(argument, said)?;
+    let (clock, is_late) = match said {
+        Said::Instant(Ok(timestamp)) => return Ok(Stamp::from(timestamp).max(Stamp::YEAR_0)),
+        Said::Instant(Err(clock)) => (clock, clock.year() > 0),
+        Said::Clock(clock) => (clock, clock.year() > 0),
+        Said::Day(day) if bound == Bound::Start => (day.to_datetime(civil::Time::midnight()), day.year() > 0),
+        Said::Day(day) => match day.tomorrow() {
+            Ok(next) => (next.to_datetime(civil::Time::midnight()), day.year() > 0),
+            Err(_) => return Ok(latest),
+        },
     };
-    let timestamp = zone.to_ambiguous_timestamp(clock).compatible().map_err(|_| TimeError::FarAway { argument })?;
-    Ok(timestamp.into())
+    let outermost = if is_late { latest } else { Stamp::YEAR_0 };
+    if matches!(said, Said::Instant(_)) {
+        return Ok(outermost);
+    }
+    let timestamp = zone.to_ambiguous_timestamp(clock).compatible();
+    Ok(timestamp.map_or(outermost, |timestamp| Stamp::from(timestamp).max(Stamp::YEAR_0)))
 }
 
 /// How a caller said a time.
 enum Said {
-    Instant(Timestamp),
+    /// Or the clock time, when its instant lies beyond the calendar.
+    Instant(Result<Timestamp, DateTime>),
     Clock(DateTime),
     Day(civil::Date),
 }
@@ -377,14 +498,31 @@ impl Said {
             return Err(unreadable());
         }
         match (pieces.time(), pieces.to_numeric_offset()) {
+            (Some(_), Some(offset)) if offset.seconds().abs() > MAX_OFFSET_SECONDS => {
+                Err(TimeError::Offset { argument, said: excerpt(said) })
+            }
             (Some(time), Some(offset)) => {
-                let timestamp = offset.to_timestamp(pieces.date().to_datetime(time));
-                timestamp.map(Self::Instant).map_err(|_| TimeError::FarAway { argument })
+                let clock = pieces.date().to_datetime(time);
+                Ok(Self::Instant(offset.to_timestamp(clock).map_err(|_| clock)))
             }
             (Some(time), None) => Ok(Self::Clock(pieces.date().to_datetime(time))),
             (None, None) => Ok(Self::Day(pieces.date())),
             (None, Some(_)) => Err(unreadable()),
         }
+    }
+
+    /// The year of a time whose year has a sign and six digits, when it lies beyond the calendar: what JavaScript prints of the
+    /// first and the last moment it knows (+275760-09-13T00:00:00.000Z).
+    fn expanded_year(said: &str) -> Option<i32> {
+        let (year, rest) = said.trim().split_at_checked(7)?;
+        let is_year = year.starts_with(['+', '-']) && year[1..].bytes().all(|byte| byte.is_ascii_digit());
+        let year = is_year.then(|| year.parse::<i32>().ok())??;
+        let is_date = rest.len() >= 6
+            && rest.bytes().take(6).enumerate().all(|(at, byte)| match at % 3 {
+                0 => byte == b'-',
+                _ => byte.is_ascii_digit(),
+            });
+        (is_date && !(-9999..=9999).contains(&year)).then_some(year)
     }
 }
 
@@ -475,7 +613,8 @@ mod tests {
             ("Mars/Olympus", "2026-12-25T09:00:00+00:00"),
         ] {
             let zone = zones.get(name);
-            assert_eq!((&**zone.name(), zone.clock(stamp("2026-12-25T09:00:00Z")).as_str()), (name, printed));
+            assert_eq!(zone.clock(stamp("2026-12-25T09:00:00Z")).as_str(), printed);
+            assert_eq!(&**zone.name(), name);
         }
     }
 
@@ -520,16 +659,169 @@ mod tests {
         assert_eq!(bound("endDate", "2026-03-29", &zone, Bound::End), Ok(stamp("2026-03-29T22:00:00Z")));
         assert_eq!(bound("endDate", "2026-12-25T00:00", &zone, Bound::End), Ok(stamp("2026-12-24T23:00:00Z")));
         assert_eq!(bound("startDate", "2026-03-29T02:30", &zone, Bound::Start), Ok(stamp("2026-03-29T01:30:00Z")));
-        assert!(matches!(bound("endDate", "9999-12-31", &zone, Bound::End), Err(TimeError::FarAway { .. })));
+    }
+
+    #[test]
+    fn a_bound_beyond_the_calendar_is_as_far_away_as_can_be() {
+        let zones = ["Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago", "UTC"].map(|name| zone(name).unwrap());
+        for zone in &zones {
+            for said in [
+                "9999-12-31",
+                "9999-12-31T23:59:59Z",
+                "9999-12-31T23:59:59.999-18:00",
+                "9999-12-31T23:59",
+                "+275760-09-13T00:00:00.000Z",
+            ] {
+                let end = bound("endDate", said, zone, Bound::End).unwrap();
+                assert!(end > stamp("9999-12-29T00:00:00Z"), "{said}: {end:?}");
+                let start = bound("startDate", said, zone, Bound::Start).unwrap();
+                assert!(start > stamp("9999-12-29T00:00:00Z") && start < Stamp::MAX, "{said}: {start:?}");
+            }
+            for said in
+                ["0001-01-01", "0000-01-01", "-009999-01-01", "-009999-01-01T00:00:00+18:00", "-271821-04-20T00:00:00.000Z"]
+            {
+                for kind in [Bound::Start, Bound::End] {
+                    let bound = bound("startDate", said, zone, kind).unwrap();
+                    assert!((Stamp::YEAR_0..stamp("0001-01-03T00:00:00Z")).contains(&bound), "{said}: {bound:?}");
+                }
+            }
+        }
+        assert_eq!(bound("endDate", "9999-12-31", &zones[3], Bound::End), Ok(Stamp::MAX));
+        assert!(bound("endDate", "+275760-09", &zones[3], Bound::End).is_err());
+        assert!(bound("endDate", "10000-01-01", &zones[3], Bound::End).is_err());
+    }
+
+    #[test]
+    fn only_a_name_of_a_zone_is_one() {
+        for (said, name) in [
+            ("Europe/Berlin", "Europe/Berlin"),
+            (" Europe/Berlin ", "Europe/Berlin"),
+            ("Europe/Berlin\n", "Europe/Berlin"),
+            ("europe/berlin", "Europe/Berlin"),
+            ("UTC", "UTC"),
+            ("Etc/GMT+5", "Etc/GMT+5"),
+            ("America/Argentina/Buenos_Aires", "America/Argentina/Buenos_Aires"),
+            ("EST5EDT", "EST5EDT"),
+        ] {
+            assert_eq!(zone_name(&zone(said).unwrap()), name, "{said}");
+        }
+        for said in [
+            "localtime",
+            "LocalTime",
+            " localtime",
+            "Factory",
+            "factory",
+            "posixrules",
+            "posix/Europe/Berlin",
+            "right/Europe/Berlin",
+            "Etc/Unknown",
+            "leapseconds",
+            "tzdata.zi",
+            "zone.tab",
+            "",
+            " ",
+            "/etc/localtime",
+            "/usr/share/zoneinfo/Europe/Berlin",
+            "../zoneinfo/Europe/Berlin",
+            "Europe/../Europe/Berlin",
+            "./UTC",
+            "Europe",
+            "Europe/",
+            "Europe//Berlin",
+            "Europe/Atlantis",
+            "+02:00",
+            ":Europe/Berlin",
+        ] {
+            assert_eq!(zone(said), Err(TimeError::UnknownZone { said: said.to_owned() }), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn an_offset_that_no_clock_has_is_refused() {
+        let zone = berlin();
+        for said in ["2026-12-25T09:00+18:00", "2026-12-25T09:00-18:00", "2026-12-25T09:00+05:45", "2026-12-25T09:00-00:00"] {
+            assert!(moment("startsAt", said, &zone).is_ok(), "{said}");
+        }
+        for said in ["2026-12-25T09:00+18:01", "2026-12-25T09:00-18:01", "2026-12-25T09:00+24:00", "2026-12-25T09:00-25:59"] {
+            let offset = Err(TimeError::Offset { argument: "startsAt", said: said.to_owned() });
+            assert_eq!(moment("startsAt", said, &zone), offset);
+            assert_eq!(bound("startsAt", said, &zone, Bound::Start), offset);
+        }
+    }
+
+    #[test]
+    fn a_time_of_day_that_comes_twice_is_known() {
+        for (name, instant, ambiguous) in [
+            ("Europe/Berlin", "2026-10-24T23:59:59Z", false),
+            ("Europe/Berlin", "2026-10-25T00:00:00Z", true),
+            ("Europe/Berlin", "2026-10-25T00:59:59Z", true),
+            ("Europe/Berlin", "2026-10-25T01:00:00Z", true),
+            ("Europe/Berlin", "2026-10-25T01:59:59Z", true),
+            ("Europe/Berlin", "2026-10-25T02:00:00Z", false),
+            ("Europe/Berlin", "2026-03-29T01:00:00Z", false),
+            ("Europe/Berlin", "2026-03-29T00:59:59Z", false),
+            // Half an hour, and a zone without changes.
+            ("Australia/Lord_Howe", "2026-04-04T14:29:59Z", false),
+            ("Australia/Lord_Howe", "2026-04-04T14:30:00Z", true),
+            ("Australia/Lord_Howe", "2026-04-04T15:29:59Z", true),
+            ("Australia/Lord_Howe", "2026-04-04T15:30:00Z", false),
+            ("Asia/Kolkata", "2026-10-25T01:00:00Z", false),
+            ("UTC", "2026-10-25T01:00:00Z", false),
+            ("Etc/GMT+5", "2026-10-25T01:00:00Z", false),
+        ] {
+            let at = stamp(instant);
+            assert_eq!(Zone::new(name).is_ambiguous(at), ambiguous, "{name} {instant}");
+            let civil = zone(name).unwrap().to_datetime(instant.parse().unwrap());
+            let expected = zone(name).unwrap().to_ambiguous_timestamp(civil).is_ambiguous();
+            assert_eq!(ambiguous, expected && !name.is_empty(), "{name} {instant}");
+        }
+    }
+
+    #[test]
+    fn a_zone_that_remembers_prints_what_one_that_does_not_prints() {
+        for name in ["Europe/Berlin", "America/St_Johns", "Africa/Casablanca", "Pacific/Apia", "Etc/GMT-14"] {
+            let rules = zone(name).unwrap();
+            let mut remembering = Zone::new(name);
+            // Steps of nine hours that also go back, from 1960 on.
+            for step in 0..9_000_i64 {
+                let seconds = -315_619_200 + (step + step % 7 * 40) * 32_401;
+                let at: Stamp = Timestamp::from_second(seconds).unwrap().into();
+                assert_eq!(remembering.clock(at).as_str(), Clock::on(at, &rules).as_str());
+                let civil = rules.to_datetime(Timestamp::from_second(seconds).unwrap());
+                let folds = matches!(rules.to_ambiguous_timestamp(civil).offset(), AmbiguousOffset::Fold { .. });
+                assert_eq!(remembering.is_ambiguous(at), folds, "{name} {civil}");
+            }
+        }
     }
 
     #[test]
     fn a_period_has_a_length_and_a_bounded_one() {
         let start = stamp("2026-12-25T09:00:00Z");
-        assert_eq!(Period::lasting(start, 30), Period::of(start, stamp("2026-12-25T09:30:00Z")));
-        assert!(matches!(Period::of(start, start), Err(TimeError::EndsFirst { .. })));
+        let of = |start, end| Period::of(start, end, &TimeZone::UTC);
+        assert_eq!(Period::lasting(start, 30), of(start, stamp("2026-12-25T09:30:00Z")));
+        assert!(matches!(of(start, start), Err(TimeError::EndsFirst { .. })));
         assert!(matches!(Period::lasting(start, 0), Err(TimeError::EndsFirst { .. })));
-        assert_eq!(Period::of(start, stamp("2027-01-25T09:00:01Z")), Err(TimeError::TooLong));
+        assert_eq!(of(start, stamp("2027-01-25T09:00:01Z")), Err(TimeError::TooLong));
         assert_eq!(Period::lasting(start, u32::MAX), Err(TimeError::TooLong));
+        assert_eq!(of(Stamp::YEAR_0, Stamp::MAX), Err(TimeError::TooLong));
+    }
+
+    #[test]
+    fn days_across_a_clock_change_are_days() {
+        let zone = berlin();
+        for (start, end, is_short_enough) in [
+            // 745 hours, 744, and 743: each 31 days.
+            ("2026-10-01T00:00:00+02:00", "2026-11-01T00:00:00+01:00", true),
+            ("2026-10-01T00:00:00+02:00", "2026-11-01T00:00:01+01:00", false),
+            ("2026-07-01T09:00:00+02:00", "2026-08-01T09:00:00+02:00", true),
+            ("2026-07-01T09:00:00+02:00", "2026-08-01T09:00:01+02:00", false),
+            ("2026-03-01T00:00:00+01:00", "2026-04-01T00:00:00+02:00", true),
+            // As many minutes as `durationMinutes` admits.
+            ("2026-03-01T00:00:00+01:00", "2026-04-01T01:00:00+02:00", true),
+            ("2026-03-01T00:00:00+01:00", "2026-04-01T01:00:01+02:00", false),
+        ] {
+            let period = Period::of(stamp(start), stamp(end), &zone);
+            assert_eq!(period.is_ok(), is_short_enough, "{start} to {end}: {period:?}");
+        }
     }
 }
