@@ -15,11 +15,7 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use calcard::{
     Entry, Parser,
@@ -173,10 +169,10 @@ pub(crate) enum CalendarError {
 
 /// Reads a file of one or more calendars.
 pub(crate) fn read(bytes: &[u8], reading: &Reading) -> Result<Calendar, CalendarError> {
-    let deadline = Instant::now().checked_add(reading.max_time);
-    let in_time = || match deadline {
-        Some(deadline) if Instant::now() > deadline => Err(CalendarError::TooSlow { limit: reading.max_time }),
-        _ => Ok(()),
+    let budget = Budget::of(reading);
+    let in_time = || match budget.is_out_of_time() {
+        true => Err(CalendarError::TooSlow { limit: reading.max_time }),
+        false => Ok(()),
     };
 
     let text = lines(bytes, reading)?;
@@ -190,7 +186,7 @@ pub(crate) fn read(bytes: &[u8], reading: &Reading) -> Result<Calendar, Calendar
         match parser.entry() {
             Entry::ICalendar(source) if is_calendar(&source) => {
                 found = true;
-                collect(&source, reading, &mut position, &mut calendar, &mut events, &in_time)?;
+                collect(&source, reading, &budget, &mut position, &mut calendar, &mut events, &in_time)?;
             }
             Entry::Eof => break,
             _ => {}
@@ -200,10 +196,11 @@ pub(crate) fn read(bytes: &[u8], reading: &Reading) -> Result<Calendar, Calendar
         return Err(CalendarError::NoCalendar);
     }
 
-    let mut budget = Budget::of(reading);
+    in_time()?;
     for (_, versions) in events {
+        series::write_out(versions, reading, &budget, &mut calendar);
+        // An event that was given up for lack of time is not left out in silence.
         in_time()?;
-        series::write_out(versions, reading, &mut budget, &mut calendar);
     }
     calendar.occurrences.sort_by(|a, b| (a.starts_at, &a.uid, &a.recurrence).cmp(&(b.starts_at, &b.uid, &b.recurrence)));
     Ok(calendar)
@@ -287,6 +284,7 @@ fn is_calendar(source: &ICalendar) -> bool {
 fn collect(
     source: &ICalendar,
     reading: &Reading,
+    budget: &Budget,
     position: &mut usize,
     calendar: &mut Calendar,
     events: &mut BTreeMap<String, Vec<Event>>,
@@ -300,7 +298,7 @@ fn collect(
     if calendar.name.is_none() {
         calendar.name = event::extension(root, "X-WR-CALNAME").or_else(|| event::text(root, &ICalendarProperty::Name));
     }
-    let mut zones = Zones::of(source, event::extension(root, "X-WR-TIMEZONE"), reading);
+    let mut zones = Zones::of(source, event::extension(root, "X-WR-TIMEZONE"), reading, budget);
 
     for component in &source.components {
         let kind = match &component.component_type {

@@ -88,6 +88,8 @@ pub(super) enum Flaw {
     EndsBeforeStart,
     #[error("its recurrence rule cannot be read: {0}")]
     Rule(String),
+    #[error("computing its dates takes too long")]
+    TooSlow,
 }
 
 /// Some programs put whole web pages into descriptions. The limits are for what a person reads.

@@ -4,8 +4,10 @@
 //! override replaces what is left by its original date.
 
 use std::{
+    cell::Cell,
     cmp::Reverse,
     collections::{BTreeMap, HashSet},
+    time::Instant,
 };
 
 use calcard::{
@@ -22,9 +24,10 @@ use super::{
     event::{Event, Flaw, Key, Length, Moment, clock},
 };
 
-/// What is left of the memory for occurrences.
+/// What is left of a file's time, and of its memory for occurrences and zones.
 pub(super) struct Budget {
-    bytes: usize,
+    bytes: Cell<usize>,
+    deadline: Option<Instant>,
 }
 
 /// How many more dates are computed than kept, so that the latest are there to keep: a century of a daily appointment.
@@ -35,7 +38,7 @@ const DATES_PER_OCCURRENCE: usize = 8;
 const MOST_TIMES_OF_DAY: usize = 24 * 60;
 
 /// Writes out what one UID stands for.
-pub(super) fn write_out(mut versions: Vec<Event>, reading: &Reading, budget: &mut Budget, calendar: &mut Calendar) {
+pub(super) fn write_out(mut versions: Vec<Event>, reading: &Reading, budget: &Budget, calendar: &mut Calendar) {
     // The newest first. The sort is stable, and of equals the later in the file is the newer.
     versions.reverse();
     versions.sort_by_key(|event| Reverse((event.sequence, event.changed)));
@@ -98,20 +101,32 @@ struct Overrides {
 
 impl Budget {
     pub(super) fn of(reading: &Reading) -> Self {
-        Self { bytes: reading.max_memory_bytes }
+        Self { bytes: Cell::new(reading.max_memory_bytes), deadline: Instant::now().checked_add(reading.max_time) }
+    }
+
+    /// Whether reading has taken longer than it may. Asked before every rule: one event may have thousands, and computing one
+    /// takes milliseconds.
+    pub(super) fn is_out_of_time(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+    }
+
+    /// Takes memory that is kept until the end, if there is so much.
+    pub(super) fn take_bytes(&self, bytes: usize) -> bool {
+        let left = self.bytes.get().checked_sub(bytes);
+        left.inspect(|left| self.bytes.set(*left)).is_some()
     }
 
     /// Whether computing another date is in vain.
     fn is_spent(&self) -> bool {
-        self.bytes < size_of::<Occurrence>() + 64
+        self.bytes.get() < size_of::<Occurrence>() + 64
     }
 
     /// How many of `wanted` occurrences with so much text can be had; they are taken.
-    fn take(&mut self, wanted: usize, text_bytes: usize) -> usize {
+    fn take(&self, wanted: usize, text_bytes: usize) -> usize {
         // The fixed part, and the short strings each occurrence has of its own.
         let each = size_of::<Occurrence>() + 64 + text_bytes;
-        let granted = wanted.min(self.bytes / each);
-        self.bytes -= granted * each;
+        let granted = wanted.min(self.bytes.get() / each);
+        self.bytes.set(self.bytes.get() - granted * each);
         granted
     }
 }
@@ -149,7 +164,7 @@ impl Overrides {
     }
 
     /// Writes the overrides of occurrences that the series does not have (any more), or that stand alone.
-    fn rest(self, master: Option<&Event>, budget: &mut Budget, calendar: &mut Calendar) {
+    fn rest(self, master: Option<&Event>, budget: &Budget, calendar: &mut Calendar) {
         // With its series here, "this and following" has been applied; alone it is at least its first occurrence.
         let alone = if master.is_none() { self.following } else { BTreeMap::new() };
         let alone = alone.into_iter().filter(|(at, _)| !self.single.contains_key(&Key::Instant(*at)));
@@ -181,7 +196,7 @@ fn write_series(
     master: &Event,
     mut overrides: Overrides,
     reading: &Reading,
-    budget: &mut Budget,
+    budget: &Budget,
     calendar: &mut Calendar,
 ) -> Result<(), Flaw> {
     let truncated = |cut| Truncated { uid: master.uid.clone(), title: master.title.clone(), cut };
@@ -189,7 +204,7 @@ fn write_series(
         calendar.truncated.push(truncated(Cut::Memory));
         return Ok(());
     }
-    let (mut starts, mut cut) = starts(master, reading)?;
+    let (mut starts, mut cut) = starts(master, reading, budget)?;
     if starts.is_empty() {
         let reason = Flaw::EndsBeforeStart.to_string();
         calendar.skipped.push(Skipped { what: master.uid.clone(), reason });
@@ -236,19 +251,23 @@ fn write_series(
 type Starts = BTreeMap<Timestamp, (Moment, Length)>;
 
 /// When the series takes place, before anything is removed or replaced.
-fn starts(master: &Event, reading: &Reading) -> Result<(Starts, Option<Cut>), Flaw> {
+fn starts(master: &Event, reading: &Reading, budget: &Budget) -> Result<(Starts, Option<Cut>), Flaw> {
     let start = &master.start;
     let horizon = start.zone.clock(reading.until);
     let most = reading.max_occurrences_per_series.saturating_mul(DATES_PER_OCCURRENCE);
     let mut starts = Starts::new();
     let mut cut = None;
     let mut ended = false;
-    let mut add = |moment: Moment, length| {
+    let add = |starts: &mut Starts, moment: Moment, length| {
         if let Some(at) = moment.instant() {
             starts.entry(at).or_insert((moment, length));
         }
     };
     for rule in &master.rules {
+        // The event is not in the calendar then, and neither is the file.
+        if budget.is_out_of_time() {
+            return Err(Flaw::TooSlow);
+        }
         let ends = rule.until.as_ref().map(|until| last(until, start)).transpose()?;
         ended |= ends.is_some_and(|ends| ends < start.clock);
         // What recurs by the minute is no appointment, and can take long to compute: it gets no start on the others.
@@ -265,18 +284,23 @@ fn starts(master: &Event, reading: &Reading) -> Result<(Starts, Option<Cut>), Fl
         } else if !complete {
             cut = cut.or(Some(Cut::Horizon(reading.until)));
         }
-        dates.into_iter().for_each(|date| add(start.at(date), master.length));
+        dates.into_iter().for_each(|date| add(&mut starts, start.at(date), master.length));
+        // Several rules have together as many dates as one may have.
+        while starts.len() > reading.max_occurrences_per_series.saturating_mul(DATES_PER_OCCURRENCE) {
+            starts.pop_first();
+            cut = Some(Cut::Occurrences(reading.max_occurrences_per_series));
+        }
     }
     // DTSTART is the first occurrence whether the rule names it or not, except of a series that ended before it: that is
     // how some programs write one that was deleted from its first occurrence on.
     if !ended {
-        add(start.clone(), master.length);
+        add(&mut starts, start.clone(), master.length);
     }
     for (moment, length) in &master.added {
         // A date said in UTC belongs to the series' zone all the same.
         let here = moment.instant().filter(|_| !moment.all_day && !start.all_day).map(|at| start.at(start.zone.clock(at)));
         let here = here.filter(|here| here.instant() == moment.instant());
-        add(here.unwrap_or_else(|| moment.clone()), *length);
+        add(&mut starts, here.unwrap_or_else(|| moment.clone()), *length);
     }
     Ok((starts, cut))
 }

@@ -237,6 +237,55 @@ fn a_hostile_rule_is_bounded() {
     }
 }
 
+/// Each alone is read in time; what bounds them is asked between one and the next.
+#[test]
+fn many_rules_are_bounded_as_one_is() {
+    let rules = |rule: &str, count: usize| format!("RRULE:{rule}\r\n").repeat(count);
+    let hurried = Reading { max_time: Duration::from_millis(300), ..reading() };
+    let none = rules("FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30", 5_000);
+    let of_an_event = of(&format!("UID:a\r\nDTSTART:20260101T090000Z\r\n{none}SUMMARY:x"));
+    let zone = |observances: usize, rules: &str| {
+        let observance = format!(
+            "BEGIN:STANDARD\r\nDTSTART:19700101T000000\r\nTZOFFSETFROM:+0100\r\nTZOFFSETTO:+0200\r\n{rules}END:STANDARD\r\n"
+        );
+        format!(
+            "BEGIN:VCALENDAR\r\nBEGIN:VTIMEZONE\r\nTZID:Z\r\n{}END:VTIMEZONE\r\nBEGIN:VEVENT\r\nUID:a\r\n\
+             DTSTART;TZID=Z:20260101T090000\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n",
+            observance.repeat(observances)
+        )
+    };
+    for (name, text) in [
+        ("event", of_an_event),
+        ("zone", zone(5_000, &rules("FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30", 1))),
+        ("observance", zone(1, &none)),
+    ] {
+        let begun = std::time::Instant::now();
+        let read = read(text.as_bytes(), &hurried);
+        assert!(matches!(read, Err(CalendarError::TooSlow { .. })), "{name}: {read:?}");
+        assert!(begun.elapsed() < hurried.max_time * 20, "{name} took {:?}", begun.elapsed());
+    }
+
+    // A zone that changes by the second is none, whoever it is that says so.
+    for text in [zone(5_000, &rules("FREQ=SECONDLY", 1)), zone(1, &rules("FREQ=SECONDLY", 5_000))] {
+        let begun = std::time::Instant::now();
+        assert_eq!(skipped(&self::text(&text)), ["a: its time zone \"Z\" is neither known nor defined in the file"]);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+
+    // Rules of other dates keep together what one may keep.
+    let apart: String = (0..60).map(|minute| format!("RRULE:FREQ=HOURLY;BYMINUTE={minute}\r\n")).collect();
+    let calendar = text(&of(&format!("UID:a\r\nDTSTART:20260101T090000Z\r\n{apart}SUMMARY:x")));
+    assert_eq!((calendar.occurrences.len(), calendar.truncated[0].cut), (5_000, Cut::Occurrences(5_000)));
+
+    // The memory of zones counts as that of occurrences does.
+    let little = Reading { max_memory_bytes: 5_000, ..reading() };
+    let yearly = read(zone(1, "RRULE:FREQ=YEARLY\r\n").as_bytes(), &reading()).unwrap();
+    assert_eq!((yearly.occurrences.len(), yearly.skipped.len()), (1, 0));
+    let weekly = zone(1, "RRULE:FREQ=WEEKLY\r\n");
+    assert_eq!(read(weekly.as_bytes(), &reading()).unwrap().skipped.len(), 0);
+    assert_eq!(read(weekly.as_bytes(), &little).unwrap().skipped.len(), 1);
+}
+
 #[test]
 fn dates_at_the_end_of_time_are_skipped() {
     for date in ["99991231T235959Z", "-00011231T235959Z", "99991230T000000Z\r\nDURATION:P9999999W", "20240101T990000Z"] {

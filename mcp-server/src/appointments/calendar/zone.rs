@@ -18,8 +18,9 @@ use jiff::{
 use super::{
     Reading,
     event::{Flaw, clock, cut},
-    series,
+    series::{self, Budget},
 };
+use crate::appointments::time::time_zone;
 
 /// A zone with a name people know it by.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ pub(super) struct Zones<'a> {
     /// Of times said in UTC.
     pub(super) utc: Zone,
     until: Timestamp,
+    budget: &'a Budget,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +56,10 @@ struct Onset {
     before: Offset,
     after: Offset,
 }
+
+/// How many changes a zone may have. The database of zones has none with more than 250 up to 2037; Outlook writes one for
+/// each year since 1601.
+const MAX_ONSETS: usize = 5_000;
 
 /// Names tried first for a zone known by its rules only; the alphabet would call Berlin's Africa/Ceuta.
 const WELL_KNOWN: [&str; 22] = [
@@ -140,12 +146,12 @@ impl Zone {
 // === impl Zones ===
 
 impl<'a> Zones<'a> {
-    pub(super) fn of(source: &'a ICalendar, named: Option<String>, reading: &Reading) -> Self {
+    pub(super) fn of(source: &'a ICalendar, named: Option<String>, reading: &Reading, budget: &'a Budget) -> Self {
         let default = Zone::known(reading.default_zone.clone());
         let utc = Zone::known(TimeZone::UTC);
         let resolver = source.build_tz_resolver();
-        let mut zones =
-            Self { source, resolver, known: HashMap::new(), floating: default, utc: utc.clone(), until: reading.until };
+        let known = HashMap::new();
+        let mut zones = Self { source, resolver, known, floating: default, utc: utc.clone(), until: reading.until, budget };
         if let Some(zone) = named.and_then(|name| zones.zone(&name).ok()) {
             // Calendars that say their zone write single events in UTC all the same; their people don't think in UTC.
             zones.utc = utc.called(&zone.name);
@@ -163,13 +169,13 @@ impl<'a> Zones<'a> {
     }
 
     fn find(&self, id: &str) -> Option<Zone> {
-        if let Ok(zone) = TimeZone::get(id) {
+        if let Some(zone) = time_zone(id) {
             return Some(Zone::known(zone));
         }
         // Windows names, X-LIC-LOCATION, and /registry/prefixed/Area/City.
         let meant = self.resolver.resolve(id);
         if let Some(Tz::Tz(zone)) = meant {
-            return TimeZone::get(zone.name()).ok().map(Zone::known);
+            return time_zone(zone.name()).map(Zone::known);
         }
         let definition = self.source.timezones().find(|zone| {
             let name = zone.property(&ICalendarProperty::Tzid).and_then(|entry| entry.values.first());
@@ -184,17 +190,22 @@ impl<'a> Zones<'a> {
         Some(self.named(vec![Onset { at: Timestamp::UNIX_EPOCH, before: offset, after: offset }]))
     }
 
-    /// A zone by the rules in the file.
+    /// A zone by the rules in the file. One with more changes than any zone has is not defined; the time it takes is bounded
+    /// with that of the file, rule by rule.
     fn defined(&self, definition: &ICalendarComponent) -> Option<Zone> {
         let mut onsets = Vec::new();
         for id in &definition.component_ids {
+            if onsets.len() > MAX_ONSETS || self.budget.is_out_of_time() {
+                return None;
+            }
             let observance = self.source.component_by_id(*id)?;
             if matches!(observance.component_type, ICalendarComponentType::Standard | ICalendarComponentType::Daylight) {
                 onsets.extend(self.onsets(observance)?);
             }
         }
         onsets.sort_by_key(|onset| onset.at);
-        (!onsets.is_empty()).then(|| self.named(onsets))
+        let granted = self.budget.take_bytes(onsets.len() * size_of::<Onset>());
+        (granted && !onsets.is_empty()).then(|| self.named(onsets))
     }
 
     fn onsets(&self, observance: &ICalendarComponent) -> Option<Vec<Onset>> {
@@ -210,6 +221,9 @@ impl<'a> Zones<'a> {
         let mut clocks: Vec<_> = std::iter::once(start).chain(dates(&ICalendarProperty::Rdate).filter_map(clock)).collect();
         for value in observance.properties(&ICalendarProperty::Rrule).flat_map(|entry| &entry.values) {
             let ICalendarValue::RecurrenceRule(rule) = value else { return None };
+            if clocks.len() > MAX_ONSETS || self.budget.is_out_of_time() {
+                return None;
+            }
             // UNTIL is UTC here, and the clock before the change is what the rule speaks of.
             let until = match &rule.until {
                 Some(until) if until.tz_hour.is_some() => {
@@ -233,7 +247,7 @@ impl<'a> Zones<'a> {
         let name = own
             .chain(others)
             .chain(all)
-            .find(|name| TimeZone::get(name).is_ok_and(|candidate| zone.agrees_with(&candidate, self.until)));
+            .find(|name| time_zone(name).is_some_and(|candidate| zone.agrees_with(&candidate, self.until)));
         match name {
             Some(name) => zone.called(&name.into()),
             None => zone,
