@@ -2,6 +2,10 @@
 //!
 //! What must stay true: a gap that is there is told, so whatever cannot be compared is a gap, too ([`What::Unclear`]). The
 //! other way round a gap may be told that no document falls into; a person then decides.
+//!
+//! Two things are no gap, because no client meets them. A `format` that is none of JSON Schema's (`uint32`) says nothing to a
+//! validator. And for a member that neither schema requires, `null` is the same as leaving it out: the framework takes it for
+//! that in arguments, and in answers such a member is left out where it would be `null`. Builds describe it either way.
 
 use std::{collections::HashSet, fmt};
 
@@ -92,6 +96,28 @@ const LEAST: [&str; 5] = ["minimum", "exclusiveMinimum", "minLength", "minItems"
 const MOST: [&str; 5] = ["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"];
 /// Where another value is another rule.
 const SAME: [&str; 4] = ["pattern", "format", "multipleOf", "contentEncoding"];
+/// The formats of JSON Schema, 2020-12. On anything but a string they say nothing, either.
+const FORMATS: [&str; 19] = [
+    "date-time",
+    "date",
+    "time",
+    "duration",
+    "email",
+    "idn-email",
+    "hostname",
+    "idn-hostname",
+    "ipv4",
+    "ipv6",
+    "uri",
+    "uri-reference",
+    "iri",
+    "iri-reference",
+    "uuid",
+    "uri-template",
+    "json-pointer",
+    "relative-json-pointer",
+    "regex",
+];
 const KINDS: [&str; 6] = ["null", "boolean", "number", "string", "array", "object"];
 
 /// In which ways what `narrow` allows goes beyond what `wide` allows.
@@ -101,7 +127,7 @@ pub(super) fn gaps(narrow: &Value, wide: &Value) -> Vec<Gap> {
         return Vec::new();
     }
     let mut comparison = Comparison { narrow, wide, steps: 0, met: HashSet::new(), gaps: Vec::new() };
-    comparison.compare("", narrow, wide, 0);
+    comparison.compare("", narrow, wide, 0, Null::Counts);
     let mut told = Vec::new();
     for gap in comparison.gaps {
         if !told.contains(&gap) {
@@ -120,13 +146,21 @@ struct Comparison<'a> {
     gaps: Vec<Gap>,
 }
 
+/// Whether `null` is a value of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Null {
+    Counts,
+    /// It is the same as no value.
+    IsAbsence,
+}
+
 /// A schema without alternatives: what must all hold, merged into one object.
 type Plain = Map<String, Value>;
 
 // === impl Comparison ===
 
 impl Comparison<'_> {
-    fn compare(&mut self, path: &str, narrow: &Value, wide: &Value, depth: usize) {
+    fn compare(&mut self, path: &str, narrow: &Value, wide: &Value, depth: usize, null: Null) {
         self.steps += 1;
         if self.steps > MOST_STEPS || depth > DEEPEST {
             return self.note(path, What::Unclear("$ref".to_owned()));
@@ -142,7 +176,8 @@ impl Comparison<'_> {
         let (Some(narrows), Some(wides)) = (narrows, wides) else {
             return self.note(path, What::Unclear("$ref".to_owned()));
         };
-        for narrow in narrows.iter().flat_map(|narrow| apart(narrow, &wides)) {
+        let is_absence = |narrow: &Plain| null == Null::IsAbsence && narrow.get("type").is_some_and(|kind| kind == "null");
+        for narrow in narrows.iter().flat_map(|narrow| apart(narrow, &wides)).filter(|narrow| !is_absence(narrow)) {
             self.compare_plain(path, &narrow, &wides, depth);
         }
     }
@@ -214,9 +249,9 @@ impl Comparison<'_> {
         self.compare_limits(path, narrow, wide);
         self.compare_members(path, narrow, wide, depth);
         match (narrow.get("items"), wide.get("items")) {
-            (Some(narrow), Some(wide)) => self.compare(&format!("{path}[]"), narrow, wide, depth + 1),
+            (Some(narrow), Some(wide)) => self.compare(&format!("{path}[]"), narrow, wide, depth + 1, Null::Counts),
             (None, Some(wide)) if may_be(narrow, "array") => {
-                self.compare(&format!("{path}[]"), &Value::Bool(true), wide, depth + 1);
+                self.compare(&format!("{path}[]"), &Value::Bool(true), wide, depth + 1, Null::Counts);
             }
             _ => {}
         }
@@ -275,8 +310,8 @@ impl Comparison<'_> {
         let members = |schema: &Plain| schema.get("properties").and_then(Value::as_object).cloned();
         let (own, theirs) = (members(narrow), members(wide));
         let (own, theirs) = (own.as_ref().unwrap_or(&empty), theirs.as_ref().unwrap_or(&empty));
-        let required = required(narrow);
-        for name in self::required(wide) {
+        let (required, needed) = (required(narrow), required(wide));
+        for name in needed.iter().copied() {
             if !required.contains(&name) {
                 self.note(path, What::Missing(name.to_owned()));
             }
@@ -284,11 +319,13 @@ impl Comparison<'_> {
         let others = wide.get("additionalProperties");
         for (name, schema) in own {
             let path = join(path, name);
+            let is_optional = !required.contains(&&**name) && !needed.contains(&&**name);
+            let null = if is_optional { Null::IsAbsence } else { Null::Counts };
             match (theirs.get(name), others) {
-                (Some(theirs), _) => self.compare(&path, schema, theirs, depth + 1),
+                (Some(theirs), _) => self.compare(&path, schema, theirs, depth + 1, null),
                 (None, Some(Value::Bool(false))) => self.note(&path, What::Refused(name.clone())),
                 (None, Some(theirs @ Value::Object(theirs_object))) if !theirs_object.is_empty() => {
-                    self.compare(&path, schema, theirs, depth + 1);
+                    self.compare(&path, schema, theirs, depth + 1, Null::Counts);
                 }
                 (None, _) => self.note(&path, What::Unknown(name.clone())),
             }
@@ -298,13 +335,13 @@ impl Comparison<'_> {
             && !rule.is_empty()
         {
             for (name, schema) in theirs.iter().filter(|(name, _)| !own.contains_key(*name)) {
-                self.compare(&join(path, name), unnamed, schema, depth + 1);
+                self.compare(&join(path, name), unnamed, schema, depth + 1, Null::Counts);
             }
         }
         match (narrow.get("additionalProperties").unwrap_or(&Value::Bool(true)), others) {
             (Value::Bool(false), _) | (_, None | Some(Value::Bool(true))) => {}
             (_, Some(Value::Bool(false))) => self.note(path, What::Undeclared),
-            (own, Some(theirs)) => self.compare(&join(path, "*"), own, theirs, depth + 1),
+            (own, Some(theirs)) => self.compare(&join(path, "*"), own, theirs, depth + 1, Null::Counts),
         }
     }
 
@@ -414,6 +451,11 @@ fn alternatives(root: &Value, schema: &Value, steps: &mut usize, depth: usize) -
     let mut own = schema.clone();
     // Words are compared elsewhere, and would keep an empty schema from being recognized.
     own.retain(|keyword, _| !ANNOTATIONS.contains(&&**keyword));
+    let is_text =
+        own.get("type").is_none_or(|kind| kind.as_array().map_or(kind == "string", |kinds| kinds.contains(&"string".into())));
+    if own.get("format").is_some_and(|format| !is_text || !FORMATS.iter().any(|known| format == known)) {
+        own.remove("format");
+    }
     if let Some(only) = own.get("const").cloned() {
         own.insert("enum".to_owned(), Value::Array(vec![only]));
         own.remove("const");
@@ -564,6 +606,16 @@ mod tests {
             ),
             (json!({ "type": "object" }), json!({ "type": "object", "additionalProperties": true })),
             (named.clone(), named.clone()),
+            // A format that says nothing, and null where a member may be left out.
+            (json!({ "type": "integer" }), json!({ "type": "integer", "format": "uint32" })),
+            (json!({ "type": ["number", "null"] }), json!({ "type": ["number", "null"], "format": "double" })),
+            (json!({ "type": "number" }), json!({ "type": "number", "format": "date" })),
+            (json!({ "type": "string" }), json!({ "type": "string", "format": "ip" })),
+            (
+                json!({ "type": "object", "properties": { "a": { "type": ["string", "null"] }, "b": { "anyOf": [{ "enum": ["x"] }, { "type": "null" }] },
+                    "c": { "enum": ["x", null] } } }),
+                json!({ "type": "object", "properties": { "a": { "type": "string" }, "b": { "enum": ["x"] }, "c": { "enum": ["x"] } } }),
+            ),
             // What cannot be compared is what it is.
             (json!({ "$ref": "https://example.com/schema" }), json!({ "$ref": "https://example.com/schema" })),
             (
@@ -581,6 +633,27 @@ mod tests {
             |properties: Value, required: Value| json!({ "type": "object", "properties": properties, "required": required });
         for (narrow, wide, gap) in [
             (json!({ "type": ["string", "null"] }), json!({ "type": "string" }), r#".: Kind("null")"#),
+            // Where it must be there, where only one side needs it, and in a list, null is a value.
+            (
+                object(json!({ "a": { "type": ["string", "null"] } }), json!(["a"])),
+                object(json!({ "a": { "type": "string" } }), json!(["a"])),
+                r#"a: Kind("null")"#,
+            ),
+            (
+                object(json!({ "a": { "type": ["string", "null"] } }), json!(["a"])),
+                object(json!({ "a": { "type": "string" } }), json!([])),
+                r#"a: Kind("null")"#,
+            ),
+            (
+                object(json!({ "a": { "items": { "type": ["string", "null"] }, "type": "array" } }), json!([])),
+                object(json!({ "a": { "items": { "type": "string" }, "type": "array" } }), json!([])),
+                r#"a[]: Kind("null")"#,
+            ),
+            (
+                object(json!({ "a": { "type": ["integer", "null"] } }), json!([])),
+                object(json!({ "a": { "type": "string" } }), json!([])),
+                r#"a: Kind("integer")"#,
+            ),
             (json!({ "type": "number" }), json!({ "type": "integer" }), r#".: Kind("number")"#),
             (json!({ "enum": ["a", "b"] }), json!({ "type": "string", "enum": ["a"] }), r#".: Value(String("b"))"#),
             (json!({ "const": "b" }), json!({ "oneOf": [{ "const": "a" }, { "const": "c" }] }), r#".: Value(String("b"))"#),

@@ -152,8 +152,23 @@ fn cases() -> Vec<(String, Value, Vec<&'static str>, Vec<&'static str>)> {
         (
             at(INPUT, "minutes/type"),
             json!("integer"),
-            vec!["breaking: tool `book`: the argument `minutes` may no longer be of type null"],
-            vec!["additive: tool `book`: the argument `minutes` may be of type null, too"],
+            // It may be left out, and null means that.
+            vec![],
+            vec![],
+        ),
+        (at(INPUT, "minutes/format"), json!("uint32"), vec![], vec![]),
+        (at(OUTPUT, "place/type"), json!("string"), vec![], vec![]),
+        (
+            at(INPUT, "minutes/type"),
+            json!("string"),
+            vec![
+                "breaking: tool `book`: the argument `minutes` may no longer be of type integer",
+                "additive: tool `book`: the argument `minutes` may be of type string, too",
+            ],
+            vec![
+                "breaking: tool `book`: the argument `minutes` may no longer be of type string",
+                "additive: tool `book`: the argument `minutes` may be of type integer, too",
+            ],
         ),
         (
             at(INPUT, "user/type"),
