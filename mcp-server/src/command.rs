@@ -18,7 +18,7 @@ use bg_runtime::{
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::{Timestamp, ToSpan};
 use mcp_server::{
     Config,
     appointments::{self, AppState, Appointments, MIGRATIONS, import},

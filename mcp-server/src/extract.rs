@@ -14,16 +14,17 @@ use rmcp::{
     model::{ClientCapabilities, InputResponses, JsonObject, ProgressNotificationParam},
     service::RequestContext,
 };
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    arguments::{self, Shape},
     conversation::Named,
     error::ToolError,
-    reply,
     request_state::{RequestStates, Seal},
+    schema,
     tool::Description,
 };
 
@@ -51,6 +52,12 @@ pub struct Call<'a> {
     pub(crate) session: Option<&'a str>,
     /// Whether the tool takes a conversation's handle among its arguments.
     pub(crate) takes_handle: bool,
+    /// What the tool's input schema says of the arguments.
+    pub(crate) shape: &'a Shape,
+    /// Whether the tool does more than look something up.
+    pub(crate) acts: bool,
+    /// The arguments that the tool does not read, once they are read.
+    pub(crate) ignored: OnceLock<Vec<String>>,
     /// Looked for when somebody asks.
     pub(crate) named: OnceLock<Option<Arc<Named>>>,
     /// The conversation that the call begins, because it names none.
@@ -97,6 +104,11 @@ pub trait FromCall<S>: Sized {
 pub struct State<T>(pub T);
 
 /// The arguments of the call. Their type's schema is the tool's input schema.
+///
+/// They are read as models and clients write them. An argument that may be left out may also be `null` or `""`, which is the
+/// same (an `enum` that lists `""` keeps it); an integer may be written `30.0`. A name that is almost one of the schema's
+/// (`timezone`, `start_date`) is refused, and the right one said; any other is ignored, and the result of a tool that acts
+/// says so.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameters<T>(pub T);
 
@@ -171,6 +183,12 @@ impl Call<'_> {
     /// What the arguments say: the order of members and the spaces between them are not the caller's meaning.
     pub(crate) fn digest(&self) -> String {
         digest(self.arguments)
+    }
+
+    /// What the result says of the arguments that the tool did not read. Only that of a tool that acts does: n8n adds an
+    /// argument to every call, and whoever looks something up sees what they got.
+    pub(crate) fn note(&self) -> Option<String> {
+        self.ignored.get().filter(|_| self.acts).map(|ignored| arguments::note(ignored))
     }
 
     /// The conversation that the call belongs to, or has begun.
@@ -337,17 +355,21 @@ impl<S, T: FromRef<S>> FromCall<S> for State<T> {
 
 impl<S, T: DeserializeOwned + JsonSchema> FromCall<S> for Parameters<T> {
     fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
-        serde_json::from_str(call.arguments).map(Self).map_err(|_| explain::<T>(call.arguments))
+        let arguments::Read { parameters, ignored } = arguments::read(call.arguments, call.shape)?;
+        if !ignored.is_empty() {
+            let _ = call.ignored.set(ignored);
+        }
+        Ok(Self(parameters))
     }
 
     fn describe(description: &mut Description) {
-        description.input = reply::schema::<T>(SchemaSettings::draft2020_12().for_deserialize());
+        description.input = schema::input::<T>();
     }
 }
 
 impl<S> FromCall<S> for JsonObject {
     fn from_call(call: &Call<'_>, _state: &S) -> Result<Self, Rejection> {
-        serde_json::from_str(call.arguments).map_err(|_| explain::<Self>(call.arguments))
+        arguments::read(call.arguments, &Shape::default()).map(|read| read.parameters)
     }
 }
 
@@ -389,56 +411,9 @@ impl<S> FromCall<S> for Inputs {
     }
 }
 
-/// Reads the arguments a second time, slowly, to say where they are wrong. Only mistakes pay for this.
-fn explain<T: DeserializeOwned>(arguments: &str) -> Rejection {
-    let mut deserializer = serde_json::Deserializer::from_str(arguments);
-    let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut deserializer) else {
-        return Rejection::new("the arguments are not valid");
-    };
-    let path = error.path().to_string();
-    let reason = error.into_inner().to_string();
-    // serde_json ends its reason with a position in a text that the model never wrote.
-    let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
-    let reason = if reason.starts_with("recursion limit") { "nested too deep" } else { reason };
-    Rejection::new(if path == "." {
-        format!("the arguments are not valid: {reason}")
-    } else {
-        format!("the argument `{path}` is not valid: {reason}")
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
-
-    #[derive(Debug, Deserialize, JsonSchema)]
-    #[expect(dead_code, reason = "only its shape is read")]
-    struct Search {
-        user: String,
-        range: Option<Range>,
-    }
-
-    #[derive(Debug, Deserialize, JsonSchema)]
-    #[expect(dead_code, reason = "only its shape is read")]
-    struct Range {
-        days: u8,
-    }
-
-    #[test]
-    fn a_wrong_argument_is_named_with_its_path() {
-        for (arguments, words) in [
-            ("{}", "the arguments are not valid: missing field `user`"),
-            (r#"{"user":7}"#, "the argument `user` is not valid: invalid type: integer `7`, expected a string"),
-            (
-                r#"{"user":"u","range":{"days":300}}"#,
-                "the argument `range.days` is not valid: invalid value: integer `300`, expected u8",
-            ),
-        ] {
-            assert_eq!(explain::<Search>(arguments).0, words);
-        }
-    }
 
     #[test]
     fn the_same_arguments_are_the_same_in_any_order() {

@@ -47,9 +47,11 @@ pub mod telemetry;
 pub mod testing;
 pub mod tool;
 
+mod arguments;
 mod contract;
 mod http;
 mod mcp;
+mod schema;
 
 /// The tables of what the framework keeps: conversations, sessions, first answers. An application's own migrations stand beside them,
 /// in the order of their numbers; the framework takes 0002 to 0099.

@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use widgets::Widget;
 
 use crate::{
+    arguments::Shape,
     conversations::calls::Calls,
     extract::{Call, Principal, Rejection},
     pins::Pins,
@@ -102,6 +103,10 @@ pub(crate) struct Route {
     /// Whether it does no harm for a call with a key.
     pub(crate) acts_once: bool,
     pub(crate) takes_handle: bool,
+    /// What its input schema says of its arguments.
+    pub(crate) shape: Shape,
+    /// Whether it does more than look something up.
+    pub(crate) acts: bool,
     /// What a caller's token has to allow.
     pub(crate) scopes: Vec<String>,
     pub(crate) pinning: Pinning,
@@ -193,6 +198,8 @@ impl Server {
                     is_repeatable: tool.description.is_repeatable(),
                     acts_once: tool.description.acts_once,
                     takes_handle: tool.description.takes_handle(),
+                    shape: Shape::of(&tool.description.input, tool.description.whose),
+                    acts: tool.description.annotations.read_only_hint != Some(true),
                     scopes: tool.description.scopes.iter().map(|scope| (*scope).to_owned()).collect(),
                     pinning: tool.description.pinning,
                     reaches: tool.description.reaches,

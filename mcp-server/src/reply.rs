@@ -5,17 +5,18 @@
 
 use std::borrow::Cow;
 
-use rmcp::model::{CallToolResponse, CallToolResult};
-use schemars::{JsonSchema, generate::SchemaSettings};
+use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{error::ToolError, tool::Description};
+use crate::{error::ToolError, schema, tool::Description};
 
 /// A typed result: `structuredContent` for programs and widgets, `content` for the model to read.
 ///
 /// The type's schema is the tool's output schema. Keep it small: hosts have been seen to drop a widget whose structured
-/// content passes about 4 KB.
+/// content passes about 4 KB. An `Option` is best left out when it is `None` (`skip_serializing_if = "Option::is_none"`): a
+/// member that may be missing is described as never `null`, which more clients accept.
 #[derive(Debug)]
 pub struct Reply<T> {
     data: Data<T>,
@@ -94,6 +95,8 @@ pub struct Writer {
     pub(crate) out: Vec<u8>,
     /// Members that this era of the protocol wants in every result's `_meta`, without braces.
     pub(crate) meta: &'static [u8],
+    /// What the text says at its end, whatever the tool says.
+    pub(crate) note: Option<String>,
 }
 
 /// A reply that has been written.
@@ -139,6 +142,12 @@ impl Written {
 }
 
 impl Writer {
+    /// With a note at the end of the text.
+    pub(crate) fn with_note(mut self, note: Option<String>) -> Self {
+        self.note = note;
+        self
+    }
+
     fn reply<T: Serialize>(mut self, reply: &Reply<T>) -> Result<Written, ToolError> {
         self.text(&reply.text);
         self.out.extend_from_slice(b",\"structuredContent\":");
@@ -156,6 +165,8 @@ impl Writer {
 
     fn text(&mut self, text: &str) {
         self.out.extend_from_slice(b"{\"content\":[{\"type\":\"text\",\"text\":");
+        let with_note = self.note.as_ref().map(|note| format!("{text}\n\n{note}"));
+        let text = with_note.as_deref().unwrap_or(text);
         sonic_rs::to_writer(&mut self.out, text).expect("text serializes into memory");
         self.out.extend_from_slice(b"}]");
     }
@@ -179,7 +190,7 @@ impl Writer {
 
 impl<T: Serialize + JsonSchema> IntoReply for Reply<T> {
     fn describe(description: &mut Description) {
-        description.output = Some(schema::<T>(SchemaSettings::draft2020_12().for_serialize()));
+        description.output = Some(schema::output::<T>());
     }
 
     fn write(self, writer: Writer) -> Result<Written, ToolError> {
@@ -204,8 +215,8 @@ impl IntoReply for CallToolResult {
         description.needs_peer = true;
     }
 
-    fn write(self, _writer: Writer) -> Result<Written, ToolError> {
-        Ok(Written::Response(Box::new(self.into())))
+    fn write(self, writer: Writer) -> Result<Written, ToolError> {
+        CallToolResponse::from(self).write(writer)
     }
 }
 
@@ -214,7 +225,10 @@ impl IntoReply for CallToolResponse {
         description.needs_peer = true;
     }
 
-    fn write(self, _writer: Writer) -> Result<Written, ToolError> {
+    fn write(mut self, writer: Writer) -> Result<Written, ToolError> {
+        if let (Self::Complete(result), Some(note)) = (&mut self, writer.note) {
+            result.content.push(ContentBlock::text(note));
+        }
         Ok(Written::Response(Box::new(self)))
     }
 }
@@ -229,18 +243,6 @@ impl<R: IntoReply, E: Into<ToolError>> IntoReply for Result<R, E> {
     }
 }
 
-/// The schema of a type, as MCP wants it: an object that stands alone, without the type's Rust name.
-pub(crate) fn schema<T: JsonSchema>(settings: SchemaSettings) -> rmcp::model::JsonObject {
-    let mut schema = settings.into_generator().into_root_schema_for::<T>();
-    schema.remove("title");
-    // 2020-12 is what MCP assumes (2025-11-25, JSON Schema usage), and every model reads these texts.
-    schema.remove("$schema");
-    match serde_json::Value::from(schema) {
-        serde_json::Value::Object(object) => object,
-        _ => rmcp::model::JsonObject::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -248,7 +250,7 @@ mod tests {
     use super::*;
 
     fn written(reply: impl IntoReply, meta: &'static [u8]) -> Value {
-        match reply.write(Writer { out: Vec::new(), meta }).unwrap() {
+        match reply.write(Writer { out: Vec::new(), meta, note: None }).unwrap() {
             Written::Open { mut out, .. } => {
                 out.push(b'}');
                 serde_json::from_slice(&out).unwrap()
@@ -277,8 +279,29 @@ mod tests {
     }
 
     #[test]
+    fn a_note_is_said_at_the_end_of_whatever_the_tool_says() {
+        let writer = || Writer { out: Vec::new(), meta: b"", note: Some("A \"note\".".to_owned()) };
+        for written in
+            [writer().reply(&Reply::new(json!({}), "one")).unwrap(), "one".write(writer()).unwrap(), writer().plain("one", true)]
+        {
+            let Written::Open { mut out, .. } = written else { panic!() };
+            out.push(b'}');
+            assert_eq!(serde_json::from_slice::<Value>(&out).unwrap()["content"][0]["text"], "one\n\nA \"note\".");
+        }
+        let Written::Response(response) = CallToolResult::default().write(writer()).unwrap() else { panic!() };
+        let CallToolResponse::Complete(result) = *response else { panic!() };
+        assert_eq!(json!(result)["content"][0]["text"], "A \"note\".");
+        // What is remembered is what the tool said.
+        let reply = Reply::new(json!({}), "one");
+        writer().reply(&reply).unwrap();
+        assert!(!reply.to_remember().contains("note"));
+    }
+
+    #[test]
     fn an_error_never_has_structured_content() {
-        let Written::Open { mut out, is_error } = (Writer { out: Vec::new(), meta: b"" }).plain("no", true) else { panic!() };
+        let Written::Open { mut out, is_error } = (Writer { out: Vec::new(), meta: b"", note: None }).plain("no", true) else {
+            panic!()
+        };
         out.push(b'}');
         assert!(is_error);
         assert_eq!(

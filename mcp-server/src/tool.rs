@@ -10,6 +10,7 @@ use crate::{
     error::ToolError,
     extract::{Call, FromCall, Rejection},
     reply::{IntoReply, Writer, Written},
+    schema::Portable,
 };
 
 /// A tool of an application whose state is `S`.
@@ -103,6 +104,7 @@ macro_rules! handler {
         {
             fn start(&self, _call: &Call<'_>, _state: &S, writer: Writer) -> Result<Running, Rejection> {
                 let running = self($($argument::from_call(_call, _state)?),*);
+                let writer = writer.with_note(_call.note());
                 Ok(Box::pin(async move { running.await.write(writer) }))
             }
 
@@ -250,9 +252,11 @@ impl<S> Tool<S> {
         self
     }
 
-    /// Replaces the input schema, for what a Rust type cannot say.
+    /// Replaces the input schema, for what a Rust type cannot say. It is rewritten for every
+    /// client as that of a type is: without `null`, lists of types, and formats that only some know.
     #[must_use]
-    pub fn input_schema(mut self, schema: JsonObject) -> Self {
+    pub fn input_schema(mut self, mut schema: JsonObject) -> Self {
+        Portable::Input.rewrite(&mut schema);
         self.description.input = schema;
         self
     }

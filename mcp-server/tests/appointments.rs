@@ -154,7 +154,8 @@ async fn a_callers_mistake_is_said_and_what_to_do_about_it() {
         assert_eq!(book(json!({"endsAt": "2026-05-04T09:00"})).await, "`endsAt` must be after `startsAt`");
         assert_eq!(book(json!({"endsAt": "2027-05-04T09:00"})).await, "an appointment may last 31 days at most");
         assert_eq!(book(json!({"durationMinutes": 5, "title": " "})).await, "`title` is empty");
-        assert_eq!(book(json!({"durationMinutes": 5, "userId": ""})).await, "`userId` is empty");
+        assert_eq!(book(json!({"durationMinutes": 5, "userId": " "})).await, "`userId` is empty");
+        assert_eq!(book(json!({"durationMinutes": 5, "userId": ""})).await, "`userId` is needed: nobody proved who calls");
         assert_eq!(
             book(json!({"durationMinutes": 5, "description": "x".repeat(4001)})).await,
             "`description` is longer than 4000 characters; shorten it"
@@ -174,6 +175,44 @@ async fn a_callers_mistake_is_said_and_what_to_do_about_it() {
         let cursor = search(json!({"userId": "oops", "cursor": "first"})).await;
         assert_eq!(cursor, "`cursor` is not one that a search gave; search again without it");
         assert!(desk.search(json!({"userId": "oops"})).await.is_empty());
+        desk.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_are_read_as_models_and_clients_write_them() {
+    let desk = Desk::open().await;
+    within(LONG, async {
+        let book = json!({"userId": "loose", "title": "Tea", "startsAt": "2027-05-04T09:00", "durationMinutes": 30.0, "endsAt": "",
+            "timeZone": "", "location": "", "description": null, "toolCallId": "call_1"});
+        let booked = desk.done("book_appointment", book.clone()).await;
+        let text = words(&booked);
+        assert!(text.starts_with("Booked: 2027-05-04 09:00 to 09:30 UTC: Tea ["), "{text}");
+        assert!(text.ends_with("]\n\nIgnored, because this tool has no such arguments: `toolCallId`."), "{text}");
+
+        // Nothing is booked in another zone than the one that was meant.
+        let mut wrong = book.clone();
+        wrong["title"] = json!("Elsewhere");
+        wrong["startsAt"] = json!("2027-05-05T09:00");
+        wrong["timezone"] = json!("America/New_York");
+        let refused = desk.refused("book_appointment", wrong).await;
+        assert_eq!(refused, "there is no argument `timezone`; did you mean `timeZone`?");
+        // What failed says what it did not read, too.
+        let mut incomplete = book;
+        incomplete.as_object_mut().unwrap().remove("durationMinutes");
+        incomplete["duration"] = json!(30);
+        let refused = desk.refused("book_appointment", incomplete).await;
+        assert!(refused.ends_with("no such arguments: `duration`, `toolCallId`."), "{refused}");
+
+        let search = json!({"userId": "loose", "startDate": "", "endDate": "", "timeZone": "", "cursor": "", "limit": 5.0, "toolCallId": "call_2"});
+        let found = desk.done("search_appointments", search).await;
+        assert_eq!(found["structuredContent"]["data"]["count"], 1);
+        assert!(!words(&found).contains("Ignored"), "{found}");
+        let refused = desk.refused("search_appointments", json!({"userId": "loose", "start_date": "2027-05-04"})).await;
+        assert_eq!(refused, "there is no argument `start_date`; did you mean `startDate`?");
+        let refused = desk.refused("search_appointments", json!({"userId": "loose", "limit": 5.5})).await;
+        assert_eq!(refused, "the argument `limit` is not valid: it is the number `5.5`, expected an integer from 1 to 100");
         desk.close().await;
     })
     .await;
@@ -271,7 +310,7 @@ async fn a_search_finds_what_touches_its_span() {
         for (start, end, count) in [
             ("0001-01-01", "9999-12-31", 5),
             ("-271821-04-20T00:00:00.000Z", "+275760-09-13T00:00:00.000Z", 5),
-            ("2026-12-25", "9999-12-31T23:59:59-18:00", 3),
+            ("2026-12-25", "9999-12-31T23:59:59-18:00", 4),
             ("0001-01-01T00:00:00+18:00", "0001-01-02", 0),
             ("9999-12-31", "9999-12-31", 0),
         ] {

@@ -267,14 +267,25 @@ async fn call(
         request_states: &server.request_states,
         session,
         takes_handle: route.takes_handle,
+        shape: &route.shape,
+        acts: route.acts,
+        ignored: OnceLock::new(),
         named: OnceLock::new(),
         begun: OnceLock::new(),
         peer: None,
     };
     let meta = if era == Era::Stateless { server.encoded.meta_2026 } else { b"" };
     let origin = Origin { headers, id };
-    let written =
-        run(server, &origin, name, route, &call, || Writer { out: envelope::begin(id, ANSWER_CAPACITY), meta }, started).await;
+    let written = run(
+        server,
+        &origin,
+        name,
+        route,
+        &call,
+        || Writer { out: envelope::begin(id, ANSWER_CAPACITY), meta, note: None },
+        started,
+    )
+    .await;
     ok(match written {
         Ok(Written::Open { mut out, .. }) => {
             if era == Era::Stateless {
@@ -373,7 +384,7 @@ async fn attempt(
         tracing::debug!(tool.name = name, duration_us = elapsed.as_micros(), outcome = ?outcome, "called {name}");
         (result, outcome)
     };
-    let mistake = |words: &str| ended(Ok(begin().plain(words, true)), Outcome::ToolError);
+    let mistake = |words: &str| ended(Ok(begin().with_note(call.note()).plain(words, true)), Outcome::ToolError);
     if has_nul(call.arguments) {
         return mistake("the arguments hold the NUL character (\\u0000), which no text here may");
     }

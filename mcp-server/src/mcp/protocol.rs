@@ -118,12 +118,16 @@ impl ServerHandler for Protocol {
             request_states: &server.request_states,
             session: lean::session_id(&headers).filter(|_| !is_stateless),
             takes_handle: route.takes_handle,
+            shape: &route.shape,
+            acts: route.acts,
+            ignored: OnceLock::new(),
             named: OnceLock::new(),
             begun: OnceLock::new(),
             peer: Some(peer),
         };
         let origin = lean::Origin { headers: &headers, id: &id };
-        match lean::run(server, &origin, &name, route, &call, || Writer { out: Vec::new(), meta: b"" }, started).await {
+        match lean::run(server, &origin, &name, route, &call, || Writer { out: Vec::new(), meta: b"", note: None }, started).await
+        {
             Ok(Written::Response(response)) => Ok(match *response {
                 CallToolResponse::Complete(result) => self.completed(result, is_stateless),
                 other => other,
