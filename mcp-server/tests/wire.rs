@@ -368,8 +368,8 @@ async fn a_page_reads_every_refusal() {
 #[tokio::test]
 async fn a_page_reads_that_the_process_is_full_or_has_stopped() {
     let hang = Tool::new("hang", async || std::future::pending::<String>().await).describe("Never ends.").read_only();
-    let mut config = HttpConfig::default();
-    config.limits = LimitsConfig { calls: 1, ..LimitsConfig::default() };
+    let limits = LimitsConfig { calls: 1, ..LimitsConfig::default() };
+    let config = HttpConfig { limits, ..HttpConfig::default() };
     let server = testing::start_with(app().tool(hang), config).await.unwrap();
     let headers = [("content-type", "application/json"), ("origin", PAGE)];
     let hang = message("1", "tools/call", &json!({ "name": "hang" }));
