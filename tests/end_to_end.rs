@@ -3,6 +3,7 @@
 mod advisories;
 mod authorization;
 mod browser;
+mod client_warnings;
 mod clients;
 mod conformance;
 mod conversation;

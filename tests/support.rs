@@ -26,6 +26,8 @@ pub mod memory_group;
 pub mod node;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/python.rs"]
+pub mod python;
 #[path = "support/receiver.rs"]
 pub mod receiver;
 #[path = "support/server.rs"]

@@ -35,7 +35,7 @@ pub async fn client(script: &str, arguments: &[&str]) -> Value {
         .unwrap_or_else(|error| panic!("{script} {arguments:?}: {error}\n{text}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// A client script that stays, under `--hold`: it tells events, and makes a call for each line it is given.
+/// A client that stays: it tells events, one JSON line each, and makes a call for each line it is given.
 #[derive(Debug)]
 pub struct Held {
     child: Child,
@@ -45,17 +45,21 @@ pub struct Held {
 }
 
 impl Held {
-    /// Starts it.
+    /// Starts a script of `tests/clients` under `--hold`.
     pub async fn start(script: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(clients("node_modules/.bin/node"))
-            .arg(clients(script))
-            .arg("--hold")
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("Node.js starts: `./dev test` installs it");
+        let mut command = Command::new(clients("node_modules/.bin/node"));
+        command.arg(clients(script)).arg("--hold").args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Starts a client by its own command. Its stderr goes where the command says.
+    ///
+    /// # Panics
+    /// When its program is missing.
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}: `./dev test` installs what is missing"));
         let calls = child.stdin.take();
         let events = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
         Self { child, calls, events, told: Vec::new() }
@@ -90,6 +94,21 @@ impl Held {
         let event = self.event(&["call-ok", "call-error"]).await;
         assert_eq!(event["event"], "call-ok", "{event:#}");
         event["result"].clone()
+    }
+
+    /// Closes a client that was spawned with a piped stderr, and waits for its end. Returns its last event, `closed`, and
+    /// everything it wrote to stderr.
+    ///
+    /// # Panics
+    /// When it does not exit with 0.
+    pub async fn close(mut self) -> (Value, String) {
+        self.calls = None;
+        let closed = self.event(&["closed"]).await;
+        let output = tokio::time::timeout(PATIENCE, self.child.wait_with_output()).await;
+        let output = output.expect("a closed client exits").expect("a child can be waited for");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{}: {stderr}", output.status);
+        (closed, stderr)
     }
 
     /// Lets it leave, and waits for that.
