@@ -34,3 +34,5 @@ pub mod receiver;
 pub mod server;
 #[path = "support/switches.rs"]
 pub mod switches;
+#[path = "support/witness.rs"]
+pub mod witness;

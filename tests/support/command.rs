@@ -1,6 +1,6 @@
 //! `rollout` as a process, whatever the platform: a command that is begun, watched step by step, and waited for.
 
-use std::{process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -34,7 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `rollout`, told nothing yet. Nothing of the test's own environment reaches it but PATH and CHROMIUM.
 pub fn rollout() -> Command {
-    let mut command = Command::new(binary("rollout"));
+    rollout_at(&binary("rollout"))
+}
+
+/// The same for a `rollout` of another build.
+pub fn rollout_at(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("USER", "ada");
     if let Some(chromium) = std::env::var_os("CHROMIUM") {
         command.env("CHROMIUM", chromium);

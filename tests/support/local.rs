@@ -15,8 +15,9 @@ use tokio::{
 
 use crate::{
     command::{self, Ended, Running, signal},
-    http::operate,
+    http::{get, operate},
     postgres::{self, DataDir},
+    server::binary,
 };
 
 /// How long a test waits for what ought to happen at once. Generous, because the machine may be busy.
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Local {
     data: DataDir,
+    /// The `rollout` that commands are given by.
+    program: PathBuf,
     door: Option<Child>,
     address: SocketAddr,
     operations: SocketAddr,
@@ -34,8 +37,13 @@ pub struct Local {
 impl Local {
     /// Starts it with this program as blue.
     pub async fn up(image: &Path, environment: &[(&str, &str)], replicas: u32) -> Self {
+        Self::up_by(binary("rollout"), image, environment, replicas).await
+    }
+
+    /// The same by a `rollout` of another build, which is then the one that commands are given by.
+    pub async fn up_by(program: PathBuf, image: &Path, environment: &[(&str, &str)], replicas: u32) -> Self {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut local = Self { data: DataDir::new(), door: None, address: free, operations: free };
+        let mut local = Self { data: DataDir::new(), program, door: None, address: free, operations: free };
         let mut arguments = vec![image.display().to_string(), "--replicas".to_owned(), replicas.to_string()];
         for (name, value) in environment {
             arguments.extend(["--env".to_owned(), format!("{name}={value}")]);
@@ -50,6 +58,12 @@ impl Local {
         let mut door = self.door.take().expect("it is open");
         door.kill().await.expect("it is ours to kill");
         self.open(&[]).await;
+    }
+
+    /// Replaces `rollout` by another build of it, while the colors run on.
+    pub async fn replace_tool(&mut self, program: PathBuf) {
+        self.program = program;
+        self.kill_and_open_again().await;
     }
 
     /// Opens it after its end, where it was.
@@ -94,7 +108,7 @@ impl Local {
     }
 
     fn command(&self) -> Command {
-        let mut command = command::rollout();
+        let mut command = command::rollout_at(&self.program);
         command.arg("--state").arg(self.data.path());
         command
     }
@@ -120,7 +134,13 @@ impl Local {
 
     /// What `rollout status` sees, with the number of each color's replicas in service.
     pub async fn seen(&self) -> Value {
-        let mut seen = operate(self.operations, "GET", "/platform", &self.secret()).await.json();
+        let secret = self.secret();
+        // The platform of an older build has none.
+        let mut seen = if secret.exists() {
+            operate(self.operations, "GET", "/platform", &secret).await.json()
+        } else {
+            get(self.operations, "/platform").await.json()
+        };
         for color in ["blue", "green"] {
             let addresses = seen["routing"][color].as_array().map_or(0, Vec::len);
             seen[color]["ready"] = addresses.into();
