@@ -55,7 +55,7 @@ async fn python_clients_keep_their_sessions_when_a_color_is_killed_and_log_no_wa
         let next = start(&data, color).await;
         front.switch(next.address());
         live.signal("KILL");
-        front.left(live.address()).await;
+        front.closed(live.address()).await;
         live = next;
     }
     let calls = sessions.iter_mut().enumerate().map(async |(n, session)| {
