@@ -4,6 +4,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use tests::{
     http::{Connection, get},
     postgres::DataDir,
@@ -70,7 +72,12 @@ async fn a_pinned_conversation_stays_on_its_build_until_its_boundary() {
     }
     // Paying is still the old build's; what comes then is answered by whoever it reaches, and nothing is lost.
     assert_eq!(add(&green, "pay", "bag", &ours).await.1, "blue");
-    assert_eq!(holds(&green, "1.0.0+dev").await, (json!(0), json!(true)));
+    // What is in flight a replica tells the others twice a second.
+    let paid = Instant::now();
+    while holds(&green, "1.0.0+dev").await != (json!(0), json!(true)) {
+        assert!(paid.elapsed() < LONG, "something still holds on to it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let all = json!(["milk", "eggs", "salt", "oil", "bag", "jam"]);
     assert_eq!(add(&green, "add", "jam", &ours).await, (all, "green".to_owned()));
 }
@@ -110,12 +117,55 @@ async fn a_conversation_stays_on_a_build_whose_tools_the_next_one_does_not_have(
     }
     assert_eq!(add(&green, "order", "eggs", &conversation).await.1, "blue");
 
-    // What was handed to somebody else is refused, and not answered as if it had come to the right one.
-    let handed = "mcp-forwarded-for-build: 1.0.0+dev\r\n";
-    let answer = Connection::open(green.address()).await.ask("tools/list", &json!({}), handed).await;
-    assert_eq!(answer.status, 421, "{}", answer.body);
-    let answer = Connection::open(blue.address()).await.ask("tools/list", &json!({}), handed).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    // From anybody but a replica that proves to be one this means nothing: neither is a call refused for it, nor does one
+    // escape its build. A release that knows no proofs hands its calls over like this, and they are answered.
+    for handed in ["mcp-forwarded-for-build: 2.0.0+dev\r\n", "mcp-forwarded-for-build: 3.0.0+dev\r\nmcp-replica-proof: 00.00\r\n"] {
+        for server in [&blue, &green] {
+            let arguments = json!({ "thing": "oil", "conversation": conversation });
+            let result = Connection::open(server.address()).await.call("add", &arguments, handed).await;
+            assert_eq!(result["structuredContent"]["color"], "blue", "{result}");
+        }
+    }
+}
+
+/// Whoever may write to the database, or has the address of a replica that died. To a build that knows no proofs happens the
+/// same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_in_the_database_hears_no_token_and_the_conversation_moves() {
+    let data = DataDir::new();
+    let green = start(&data, "green", &[]).await;
+    let conversation = begin(&green, "order", "milk").await;
+    let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = stranger.local_addr().unwrap();
+    let hears = tokio::spawn(async move {
+        let mut heard = String::new();
+        // It says of itself what it likes.
+        let forged = "HTTP/1.1 200 OK\r\nrelease-build: evil+1\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+        let (mut wire, _) = stranger.accept().await.unwrap();
+        let mut piece = [0; 4096];
+        while let Ok(read) = wire.read(&mut piece).await
+            && read > 0
+        {
+            heard.push_str(&String::from_utf8_lossy(&piece[..read]));
+            wire.write_all(forged.as_bytes()).await.unwrap();
+        }
+        heard
+    });
+    let replica = format!(
+        "WITH pinned AS (UPDATE mcp_pins SET build = 'evil+1'), told AS (SELECT pg_notify('mcp_pins', 'evil+1')) \
+         INSERT INTO mcp_drainage (instance, build, color, address, stage, role, calls, streams) \
+         SELECT 'stranger', 'evil+1', 'blue', '{address}', 'serving', 'active', 0, 0 FROM told"
+    );
+    data.execute(Box::leak(replica.into_boxed_str())).await;
+    let arguments = json!({ "thing": "eggs", "conversation": conversation });
+    let result =
+        Connection::open(green.address()).await.call("order", &arguments, "authorization: Bearer adas-token\r\n").await;
+    assert_eq!(result["structuredContent"]["things"], json!(["milk", "eggs"]), "{result}");
+    assert_eq!(result["structuredContent"]["color"], "green", "{result}");
+    let heard = tokio::time::timeout(LONG, hears).await.expect("it is left alone").unwrap();
+    assert!(heard.contains("/.well-known/mcp-replica"), "it is asked for a proof: {heard}");
+    assert!(!heard.contains("adas-token") && !heard.contains("eggs"), "{heard}");
+    assert_eq!(data.query("SELECT string_agg(build, ' ') FROM mcp_pins").await, "2.0.0+dev");
 }
 
 /// A call that was handed on and cut off may have acted: it is not made again by us.

@@ -107,6 +107,8 @@ struct Inner {
     place: String,
     shared: Arc<Shared>,
     direct: Direct,
+    /// Where a private server keeps its data.
+    data_dir: Option<PathBuf>,
     // `None` inside the lock once the server was given up.
     private: Option<tokio::sync::Mutex<Option<PrivateServer>>>,
 }
@@ -197,6 +199,7 @@ impl Database {
                 place: address.place,
                 shared: Arc::new(Shared::new(pooler, tls, config.statement_timeout)),
                 direct,
+                data_dir: private.is_some().then_some(config.data_dir),
                 private,
             }),
         })
@@ -248,6 +251,12 @@ impl Database {
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.inner.private.is_some()
+    }
+
+    /// The directory that the processes share that run the database themselves. It is closed to other users.
+    #[must_use]
+    pub fn data_dir(&self) -> Option<&std::path::Path> {
+        self.inner.data_dir.as_deref()
     }
 
     /// A connection of one's own, outside the pool and not counted by it. Past a transaction pooler when there is a way

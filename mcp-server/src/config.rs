@@ -24,6 +24,7 @@ use crate::{
     appointments::{self, ForeignUsers},
     authentication::{ALGORITHMS, Authentication, OAuth},
     limits::{AddressLimits, LimitsConfig, PrincipalLimits, TrustedProxies, memory},
+    mcp::{networks::ForwardNetworks, replica::ForwardKey},
     pins::PinLimits,
     request_state::RequestStateKeys,
     sessions::SessionLimits,
@@ -94,6 +95,11 @@ pub struct HttpConfig {
     pub pins: PinLimits,
     /// Where the other processes reach this one, when not where it listens.
     pub advertise: Option<String>,
+    /// What replicas prove themselves to each other with, before one hands another a call. With a private PostgreSQL there
+    /// is one beside it.
+    pub forward_key: Option<ForwardKey>,
+    /// Where calls may be handed, when not around where this replica advertises itself.
+    pub forward_networks: Option<ForwardNetworks>,
     /// Where ECS tells a container about its task.
     pub task_metadata: Option<SecretUrl>,
     /// What seals what clients carry between the rounds of a call.
@@ -414,6 +420,8 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
             "",
             "`address:port` at which the other processes reach this one's public listener, in a pod its IP; `ecs` asks ECS for the task's; where LISTEN says, unless that is everywhere",
         ),
+        forward_key: reader.secret_value("FORWARD_KEY", "32 bytes or more, the same in both colors and not in the database: replicas prove themselves with it before one hands another a call with its caller's token; without it conversations move instead of staying on their build; kept beside a private PostgreSQL"),
+        forward_networks: reader.value("FORWARD_NETWORKS", "", "networks, with commas, in which calls are handed to other replicas; loopback where ADVERTISE_ADDRESS is on it, else the private networks; never a metadata service"),
         task_metadata: reader.url("ECS_CONTAINER_METADATA_URI_V4", "set by ECS; asked when ADVERTISE_ADDRESS is `ecs`"),
         request_state_keys: reader
             .secret_value("REQUEST_STATE_KEYS", "`NAME=SECRET,…`: seals what clients carry between two rounds of a call; the first seals, all open; `database` stands for a key that the database keeps, and is the default")

@@ -19,7 +19,9 @@ pub(crate) mod envelope;
 pub(crate) mod forward;
 pub(crate) mod lean;
 mod misread;
+pub(crate) mod networks;
 pub(crate) mod protocol;
+pub(crate) mod replica;
 pub(crate) mod served;
 mod subscriptions;
 

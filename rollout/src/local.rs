@@ -173,6 +173,11 @@ impl Local {
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(LocalError::Taken(directory));
         }
+        let key = directory.join(FORWARD_KEY);
+        if !key.exists() {
+            let secret = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|part| part.simple().to_string()).concat();
+            write(&key, secret.as_bytes()).map_err(unusable(&key))?;
+        }
         let colors = directory.join("colors.json");
         let slots = match std::fs::read(&colors) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other).map_err(unusable(&colors))?,
@@ -448,6 +453,9 @@ fn write(file: &Path, text: &[u8]) -> io::Result<()> {
     std::fs::rename(new, file)
 }
 
+/// The file with the key that the replicas of both colors prove themselves with to each other.
+const FORWARD_KEY: &str = "forward.key";
+
 /// What a replica is told beside what its image is told: who and where it is.
 fn environment(color: Color, image: &Image, directory: &Path) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::from([
@@ -455,6 +463,9 @@ fn environment(color: Color, image: &Image, directory: &Path) -> BTreeMap<String
         ("LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
         ("OPERATIONS_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
     ]);
+    if let Ok(key) = std::fs::read_to_string(directory.join(FORWARD_KEY)) {
+        variables.insert("FORWARD_KEY".to_owned(), key);
+    }
     if let Some(directory) = directory.join("database").to_str() {
         variables.insert("DATA_DIR".to_owned(), directory.to_owned());
     }

@@ -14,7 +14,13 @@ use crate::{
     config::HttpConfig,
     conversations::{self, calls::Calls},
     drainage::Drainage,
-    mcp::{Parts, Shared, served::Served},
+    mcp::{
+        Parts, Shared,
+        forward::Forward,
+        networks::ForwardNetworks,
+        replica::{ForwardKey, Replica},
+        served::Served,
+    },
     pins::{self, Pins},
     published::{self, Published},
     sessions::{self, ENDED, Kept, Sessions, streams::Streams},
@@ -31,6 +37,8 @@ pub(super) struct Sharing {
     pub(super) calls: Option<(Arc<Calls>, Database)>,
     pub(super) pins: Option<Pins>,
     pub(super) drainage: Option<Drainage>,
+    /// The way to the other replicas.
+    pub(super) forward: Forward,
     /// Where the keys of request states are kept.
     pub(super) keys_in: Option<Database>,
     answers: Option<Database>,
@@ -65,7 +73,14 @@ impl Sharing {
                  reach it"
             );
         }
+        let networks = config.forward_networks.clone();
+        let networks = networks.unwrap_or_else(|| ForwardNetworks::around(advertised.as_deref()));
+        let replica = controlled.as_ref().and_then(|(database, control)| {
+            let key = forward_key(config, database)?;
+            Some(Replica::new(&key, release.build(), control.instance(), advertised.as_deref()))
+        });
         Self {
+            forward: Forward::new(replica, networks),
             streams: streams.map(|(database, control)| Arc::new(Streams::new(database, control))),
             sessions: Arc::new(match sessions {
                 Some(database) => Sessions::kept(config.sessions, Kept::new(database, release.clone())),
@@ -107,4 +122,24 @@ impl Sharing {
         let drainage = self.drainage.map(|drainage| tokio::spawn(async move { drainage.report(lifecycle).await }));
         [Some(keeping), following, answers, calls, pins, drainage].into_iter().flatten().collect()
     }
+}
+
+/// What replicas prove themselves with: the key that is configured, or the one beside a private PostgreSQL.
+fn forward_key(config: &HttpConfig, database: &Database) -> Option<ForwardKey> {
+    if config.forward_key.is_some() {
+        return config.forward_key.clone();
+    }
+    let Some(directory) = database.data_dir() else {
+        tracing::warn!(
+            "no call is handed to another replica, because FORWARD_KEY is not set: conversations that are pinned to another \
+             build move to this one, and a client's answer reaches only the replica that asked; set it to one secret of 32 \
+             bytes or more in both colors"
+        );
+        return None;
+    };
+    let kept = ForwardKey::kept(&directory.join("forward.key"));
+    kept.inspect_err(|failure| {
+        tracing::warn!(error = %failure, "no call is handed to another replica: {} cannot be used: {failure}", directory.join("forward.key").display());
+    })
+    .ok()
 }

@@ -8,7 +8,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Path, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -26,6 +26,7 @@ use crate::{
     authentication::{IssuerMetadata, METADATA, Resource},
     drainage::Drainage,
     http::{origin::Allowed, widget_test},
+    mcp::replica::{self, PROOF, Replica},
     sessions::Sessions,
     telemetry::{PROMETHEUS_TEXT, Telemetry},
 };
@@ -65,6 +66,8 @@ pub(crate) struct Doors {
     /// Whether `/widget-test` is there.
     pub(crate) shows_widgets: bool,
     pub(crate) drainage: Option<Drainage>,
+    /// What proves this replica to the others.
+    pub(crate) replica: Option<Replica>,
 }
 
 /// The public doors.
@@ -76,7 +79,8 @@ pub(crate) fn public(doors: Doors) -> Router {
         .route("/.well-known/openai-apps-challenge", get(challenge))
         // Clients look in both places (RFC 9728, 3.1; MCP, protected resource metadata discovery).
         .route(METADATA, get(resource))
-        .route(&format!("{METADATA}/mcp"), get(resource));
+        .route(&format!("{METADATA}/mcp"), get(resource))
+        .route(replica::PATH, get(prove));
     // Clients of 2025-03-26, and those that skip the metadata above, take this server for its authorization server.
     for (path, which) in [(OAUTH_SERVER, IssuerMetadata::OAuth), (OPENID_PROVIDER, IssuerMetadata::OpenId)] {
         let lead = get(async move |State(doors): State<Doors>| lead_to_issuer(&doors, which));
@@ -230,6 +234,14 @@ fn lead_to_issuer(doors: &Doors, which: IssuerMetadata) -> Response {
 fn without_oauth() -> Response {
     let body = json!({ "error": "this server takes no access tokens, so it has no authorization server (AUTHENTICATION is not `oauth`)" });
     (StatusCode::NOT_FOUND, FOR_EVERY_PAGE, Json(body)).into_response()
+}
+
+/// The proof for another replica that wants to hand us a call. To anybody else nothing is here.
+async fn prove(State(doors): State<Doors>, headers: HeaderMap) -> Response {
+    match doors.replica.as_ref().and_then(|replica| replica.answer(&headers)) {
+        Some(proof) => (StatusCode::NO_CONTENT, [(PROOF, proof)]).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn metrics(State(doors): State<Doors>) -> Response {

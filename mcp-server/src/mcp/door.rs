@@ -21,10 +21,11 @@ use serde_json::value::RawValue;
 use super::{
     Server,
     envelope::{self, Envelope, Malformed},
-    forward::{FORWARDED, Forward, Lost},
+    forward::{Forward, Lost},
     lean::{self, Lean, SESSION_ID},
     misread::{self, is_misread, is_never_offered},
     protocol::Protocol,
+    replica::{FORWARDED, PROOF},
     served::Served,
 };
 use crate::{
@@ -90,6 +91,7 @@ impl Door {
         limits: Arc<Limits>,
         body: BodyLimits,
         streams: Option<Arc<Streams>>,
+        forward: Forward,
     ) -> Self {
         let mut config = StreamableHttpServerConfig::default()
             // Host and origin have been checked by then; see `Allowed`.
@@ -103,7 +105,7 @@ impl Door {
             move || Ok(Protocol::stateless(server.clone()))
         };
         Self {
-            forward: (server.shared.pins.is_some() || streams.is_some()).then(Forward::new),
+            forward: (server.shared.pins.is_some() || streams.is_some()).then_some(forward),
             served: Arc::new(Served::new(server.clone(), config, streams)),
             without_sessions: StreamableHttpService::new(without, Arc::default(), stateless),
             server,
@@ -134,12 +136,17 @@ impl Door {
         if let Err(refusal) = self.allowed.check(&parts) {
             return *refusal;
         }
-        if let Some(to) = parts.headers.get(FORWARDED)
-            && *to != self.server.release.build()
-            && self.served.instance().is_none_or(|instance| *to != *instance)
-        {
-            let words = "this message was handed on to another process than this one";
-            return json(StatusCode::MISDIRECTED_REQUEST, error(None, envelope::INVALID_REQUEST, words));
+        if parts.headers.contains_key(FORWARDED) {
+            match self.forward.as_ref().and_then(Forward::replica).and_then(|ours| ours.is_marked(&parts.headers)) {
+                Some(true) => {}
+                Some(false) => {
+                    let words = "this message was handed on to another process than this one";
+                    return json(StatusCode::MISDIRECTED_REQUEST, error(None, envelope::INVALID_REQUEST, words));
+                }
+                // From a client it means nothing. A release that knows no proofs also sends it without one: its message is
+                // answered here as if it had come from its client.
+                None => drop((parts.headers.remove(FORWARDED), parts.headers.remove(PROOF))),
+            }
         }
         let principal = match self.authenticator.principal(&parts.headers).await {
             Ok(principal) => principal,

@@ -137,11 +137,6 @@ impl Served {
         (is_open && !streams.lives(&begun).await.ok()?).then_some(begun.request)
     }
 
-    /// The name of this replica, if others can hand it messages.
-    pub(crate) fn instance(&self) -> Option<&str> {
-        self.streams.as_deref().map(Streams::instance)
-    }
-
     /// The process that waits for a client's response in this session, and where it is, if that is another one.
     pub(crate) async fn asked_by(&self, headers: &HeaderMap) -> Option<(String, String)> {
         let (streams, session) = (self.streams.as_ref()?, session_of(headers)?);

@@ -160,11 +160,6 @@ impl Streams {
         Ok(found)
     }
 
-    /// The name of this replica.
-    pub(crate) fn instance(&self) -> &str {
-        self.control.instance()
-    }
-
     /// Whether whoever answers a stream still lives.
     pub(crate) async fn lives(&self, begun: &Begun) -> Result<bool, DatabaseError> {
         self.control.lives(&begun.instance).await

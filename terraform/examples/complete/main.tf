@@ -82,13 +82,15 @@ module "ecs" {
   database_secret = {
     arn            = aws_secretsmanager_secret.database.arn
     direct_url_key = var.database_pooler == "none" ? null : "direct-url"
+    forward_key    = "forward-key"
     kms_key_arn    = module.ecs.kms_key_arn
   }
   database_security_group_ids = { database = var.database_security_group_id }
 }
 
 # Its value is put there by hand, or by whoever turns passwords over, and never stands in a state file:
-# {"url": "postgresql://app:…@db.internal/app?sslmode=verify-full"}, and "direct-url" where the url leads to a pooler.
+# {"url": "postgresql://app:…@db.internal/app?sslmode=verify-full", "forward-key": "…"}, and "direct-url" where the url leads to
+# a pooler.
 resource "aws_secretsmanager_secret" "database" {
   #checkov:skip=CKV2_AWS_57:a rotation has to give the tasks new values in an order that README.md describes; a Lambda that only changes the password would cut both colors off
   name        = "${var.name}/database"

@@ -194,7 +194,7 @@ variable "environment" {
   }
 
   validation {
-    condition     = length(setintersection(keys(var.environment), ["DATABASE_URL", "DATABASE_DIRECT_URL", "REQUEST_STATE_KEYS"])) == 0
+    condition     = length(setintersection(keys(var.environment), ["DATABASE_URL", "DATABASE_DIRECT_URL", "REQUEST_STATE_KEYS", "FORWARD_KEY"])) == 0
     error_message = "Among these is a secret; everybody who may describe a task definition would read it."
   }
 }
@@ -202,11 +202,12 @@ variable "environment" {
 # === The database
 
 variable "database_secret" {
-  description = "The secret that holds the database's address: JSON with `url_key`, and `direct_url_key` where the url leads to a pooler. `kms_key_arn` where the secret lies under a key of one's own."
+  description = "The secret that holds the database's address: JSON with `url_key`, and `direct_url_key` where the url leads to a pooler. `forward_key` names the field with the key that replicas prove themselves with to each other; without it conversations do not stay on a build. `kms_key_arn` where the secret lies under a key of one's own."
   type = object({
     arn            = string
     url_key        = optional(string, "url")
     direct_url_key = optional(string)
+    forward_key    = optional(string)
     kms_key_arn    = optional(string)
   })
 }
