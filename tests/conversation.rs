@@ -119,7 +119,8 @@ async fn a_conversation_stays_on_a_build_whose_tools_the_next_one_does_not_have(
 
     // From anybody but a replica that proves to be one this means nothing: neither is a call refused for it, nor does one
     // escape its build. A release that knows no proofs hands its calls over like this, and they are answered.
-    for handed in ["mcp-forwarded-for-build: 2.0.0+dev\r\n", "mcp-forwarded-for-build: 3.0.0+dev\r\nmcp-replica-proof: 00.00\r\n"] {
+    for handed in ["mcp-forwarded-for-build: 2.0.0+dev\r\n", "mcp-forwarded-for-build: 3.0.0+dev\r\nmcp-replica-proof: 00.00\r\n"]
+    {
         for server in [&blue, &green] {
             let arguments = json!({ "thing": "oil", "conversation": conversation });
             let result = Connection::open(server.address()).await.call("add", &arguments, handed).await;
@@ -158,8 +159,7 @@ async fn a_stranger_in_the_database_hears_no_token_and_the_conversation_moves() 
     );
     data.execute(Box::leak(replica.into_boxed_str())).await;
     let arguments = json!({ "thing": "eggs", "conversation": conversation });
-    let result =
-        Connection::open(green.address()).await.call("order", &arguments, "authorization: Bearer adas-token\r\n").await;
+    let result = Connection::open(green.address()).await.call("order", &arguments, "authorization: Bearer adas-token\r\n").await;
     assert_eq!(result["structuredContent"]["things"], json!(["milk", "eggs"]), "{result}");
     assert_eq!(result["structuredContent"]["color"], "green", "{result}");
     let heard = tokio::time::timeout(LONG, hears).await.expect("it is left alone").unwrap();

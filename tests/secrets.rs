@@ -103,8 +103,8 @@ async fn turn_away(mut stream: TcpStream) -> std::io::Result<()> {
                 stream.write_all(&[b"E", &length.to_be_bytes()[..], refusal].concat()).await?;
                 return Ok(());
             }
-            // It wants the password in the clear.
-            _ => stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await?,
+            // In the clear it would not be told the password.
+            _ => stream.write_all(b"R\0\0\0\x0c\0\0\0\x05salt").await?,
         }
     }
 }
@@ -117,7 +117,9 @@ fn marked<'a>(url: &'a str, headers: &'a str, keys: &'a str) -> Vec<(&'static st
         ("DATABASE_DIRECT_URL", url),
         ("DATABASE_CONNECT_SECS", "1"),
         ("DATABASE_WAIT_SECS", "1"),
+        ("DATABASE_MIGRATE_URL", url),
         ("REQUEST_STATE_KEYS", keys),
+        ("FORWARD_KEY", KEY),
         ("OTEL_EXPORTER_OTLP_HEADERS", headers),
         // Nobody listens on either.
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),

@@ -115,6 +115,14 @@ struct Inner {
 
 // === impl DatabaseConfig ===
 
+impl DatabaseConfig {
+    /// The user that [`url`](Self::url) names.
+    #[must_use]
+    pub fn user(&self) -> Option<String> {
+        address::user(self.url.as_ref()?.expose())
+    }
+}
+
 impl Default for DatabaseConfig {
     fn default() -> Self {
         Self {
@@ -245,6 +253,30 @@ impl Database {
         const BYPASSES: &str = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let row = self.get().await?.query_opt(BYPASSES, &[]).await?;
         Ok(row.is_some_and(|row| !row.get::<_, bool>(0)))
+    }
+
+    /// Whether the user that connections are opened as owns a table of the schema, or is one that does not have to.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn owns_tables(&self) -> Result<bool, DatabaseError> {
+        const OWNS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+             ON n.oid = c.relnamespace WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p') \
+             AND pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'))";
+        let row = self.get().await?.query_opt(OWNS, &[]).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
+    }
+
+    /// Whether the user that connections are opened as may add tables.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatabaseError`].
+    pub async fn may_migrate(&self) -> Result<bool, DatabaseError> {
+        const MAY: &str = "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
+        let row = self.get().await?.query_opt(MAY, &[]).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
     }
 
     /// Whether we run the database ourselves.

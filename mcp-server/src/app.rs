@@ -343,7 +343,15 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let limits = Arc::new(Limits::new(config.limits.clone(), metrics.clone()));
         let body = BodyLimits { most: config.body_limit, within: config.body_timeout };
         let streams = sharing.streams.clone();
-        let door = Arc::new(Door::new(server, allowed.clone(), authenticator.clone(), limits.clone(), body, streams, sharing.forward.clone()));
+        let door = Arc::new(Door::new(
+            server,
+            allowed.clone(),
+            authenticator.clone(),
+            limits.clone(),
+            body,
+            streams,
+            sharing.forward.clone(),
+        ));
         let checks = Checks::new(self.checks);
         let doors = Doors {
             release: release.clone(),

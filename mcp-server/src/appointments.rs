@@ -69,6 +69,7 @@ pub const MIGRATIONS: &[Migration] = &[
     pins::MIGRATION,
     published::MIGRATION,
     row_security::MIGRATION,
+    row_security::BY_OWNER,
     Migration::new("0101_appointments_row_security", include_str!("../migrations/0101_appointments_row_security/expand.sql")),
 ];
 

@@ -14,6 +14,7 @@ use std::{
 
 use bg_runtime::{
     Database,
+    database::{DatabaseConfig, Pooler},
     storage::{Control, Replica, backfill::Progress, migration},
 };
 use clap::Args;
@@ -210,15 +211,31 @@ fn with_config(run: impl AsyncFnOnce(Config) -> ExitCode) -> ExitCode {
 
 /// Runs a command on the database, once that has answered.
 fn with_database(run: impl AsyncFnOnce(&Database) -> Result<ExitCode, ExitCode>) -> ExitCode {
-    with_config(async |config| {
-        let database = match reached_database(&config).await {
-            Ok(database) => database,
-            Err(code) => return code,
-        };
-        let code = run(&database).await.unwrap_or_else(|code| code);
-        let _ = database.close().await;
-        code
+    with_config(async |config| on_database(&config, run).await)
+}
+
+/// Runs a command on the database as its owner, once that has answered. The command is told which user serves, if that is
+/// another one.
+fn with_owner(run: impl AsyncFnOnce(&Database, Option<&str>) -> Result<ExitCode, ExitCode>) -> ExitCode {
+    with_config(async |mut config| {
+        let mut serves = None;
+        if let Some(url) = config.migrate_url.take() {
+            serves = config.database.user();
+            config.database = DatabaseConfig { url: Some(url), direct_url: None, pooler: Pooler::Direct, ..config.database };
+        }
+        let serves = serves.filter(|user| config.database.user().as_ref() != Some(user));
+        on_database(&config, async |database| run(database, serves.as_deref()).await).await
     })
+}
+
+async fn on_database(config: &Config, run: impl AsyncFnOnce(&Database) -> Result<ExitCode, ExitCode>) -> ExitCode {
+    let database = match reached_database(config).await {
+        Ok(database) => database,
+        Err(code) => return code,
+    };
+    let code = run(&database).await.unwrap_or_else(|code| code);
+    let _ = database.close().await;
+    code
 }
 
 #[expect(clippy::print_stdout, reason = "a command's result goes to standard output")]

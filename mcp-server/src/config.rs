@@ -43,6 +43,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Where its data is.
     pub database: DatabaseConfig,
+    /// The database as its owner reaches it, who migrates; unless the user that serves does.
+    pub migrate_url: Option<Secret>,
     /// Whether `serve` applies migrations itself.
     pub migrate: bool,
     /// The zone of times that say none.
@@ -237,6 +239,7 @@ impl Config {
         let release = release(&mut reader);
         let http = http(&mut reader);
         let database = database(&mut reader);
+        let migrate_url = reader.secret("DATABASE_MIGRATE_URL", "the same database as the user that owns the tables, past any pooler: `migrate` and `flag` use it, and let the user of DATABASE_URL read and write rows and no more; unless said, that user owns them");
         let migrate = reader.value("MIGRATE", "on", "`serve` applies migrations; `off` where a job does").unwrap_or(Switch::On)
             == Switch::On;
         if migrate && database.pooler == Pooler::Transaction && database.url.is_some() && database.direct_url.is_none() {
@@ -260,9 +263,17 @@ impl Config {
             .unwrap_or_default();
         let telemetry = telemetry(&mut reader);
         match (release, reader.problems.is_empty()) {
-            (Some(release), true) => {
-                Ok(Self { release, http, database, migrate, time_zone, foreign_users, telemetry, lines: reader.lines })
-            }
+            (Some(release), true) => Ok(Self {
+                release,
+                http,
+                database,
+                migrate_url,
+                migrate,
+                time_zone,
+                foreign_users,
+                telemetry,
+                lines: reader.lines,
+            }),
             _ => Err(ConfigError(reader.problems)),
         }
     }

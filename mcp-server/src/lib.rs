@@ -63,6 +63,7 @@ pub const MIGRATIONS: &[bg_runtime::storage::migration::Migration] = &[
     pins::MIGRATION,
     published::MIGRATION,
     row_security::MIGRATION,
+    row_security::BY_OWNER,
 ];
 
 pub use app::{App, Running, StartError};

@@ -18,16 +18,25 @@ use bg_runtime::{Database, storage::migration::Migration};
 /// ```
 pub const MIGRATION: Migration = Migration::new("0008_row_security", include_str!("../migrations/0008_row_security/expand.sql"));
 
+/// The policies of what belongs to an owner by its session or its conversation.
+pub const BY_OWNER: Migration = Migration::new("0020_row_security", include_str!("../migrations/0020_row_security/expand.sql"));
+
 /// Says so if the user of the database passes by the policies. A PostgreSQL that we run ourselves is for development, and its
 /// only user is a superuser.
 pub(crate) async fn check(database: &Database) {
     match database.obeys_policies().await {
-        Ok(true) => {}
+        Ok(true) => match database.owns_tables().await {
+            Ok(true) => tracing::info!(
+                "the user of DATABASE_URL owns the tables, and so can change their policies: a user of its own that serves, beside one that migrates (DATABASE_MIGRATE_URL), cannot"
+            ),
+            Ok(false) => {}
+            Err(failure) => tracing::debug!(error = %failure, "whether the user owns the tables is not known: {failure}"),
+        },
         Ok(false) if database.is_private() => {
             tracing::info!("row-level security does not hold in a private PostgreSQL: its user is a superuser");
         }
         Ok(false) => tracing::warn!(
-            "row-level security does not hold: the user of DATABASE_URL is a superuser or has BYPASSRLS; give it a user that owns the tables and is neither"
+            "row-level security does not hold: the user of DATABASE_URL is a superuser or has BYPASSRLS; give it a user that is neither"
         ),
         Err(failure) => tracing::warn!(error = %failure, "whether row-level security holds is not known: {failure}"),
     }

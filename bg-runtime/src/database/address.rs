@@ -144,6 +144,11 @@ impl Address {
     }
 }
 
+/// The user that a connection string names.
+pub(super) fn user(url: &str) -> Option<String> {
+    Parted::from(url.trim()).string.parse::<Config>().ok()?.get_user().map(str::to_owned)
+}
+
 /// Whether a connection may leave this machine. A name other than `localhost` may lead anywhere.
 fn is_remote(postgres: &Config) -> bool {
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();

@@ -4,6 +4,8 @@
 //! epoch, so that everybody sees who it is. What must stay true: a move happens whole or not at all, a coordinator that died
 //! between two steps is continued by the next one, and nothing waits for a lock while others queue behind it for long.
 
+mod grant;
+
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -101,12 +101,16 @@ impl Starting {
 
     /// Applies what is missing, or waits for whoever does.
     async fn be_migrated(&self, database: &Database) -> Result<(), String> {
-        if self.migrate {
+        // A user that serves and does not own the tables leaves them to the owner.
+        if self.migrate && database.may_migrate().await.map_err(|failure| words(&failure))? {
             let applied = migration::apply(database, self.migrations, MIGRATION_DEADLINE).await;
             return applied.map(drop).map_err(|failure| words(&failure));
         }
         match migration::is_applied(database, self.migrations).await.map_err(|failure| words(&failure))? {
             true => Ok(()),
+            false if self.migrate => Err("some are missing, and the user of DATABASE_URL may not change the schema: run \
+                 `mcp-server migrate expand` with the owner's DATABASE_MIGRATE_URL"
+                .to_owned()),
             false => Err("some are missing; MIGRATE=off leaves them to `mcp-server migrate expand`".to_owned()),
         }
     }

@@ -19,7 +19,7 @@ use mcp_server::{appointments::MIGRATIONS, error::Chain};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Bar, complain, print, with_database};
+use super::{Bar, complain, print, with_owner};
 
 /// How long a verb waits for its turn: another one, or a replica that is just starting.
 const TURN: Duration = Duration::from_secs(30);
@@ -63,6 +63,13 @@ enum Verb {
         /// Make the generated parts (columns, functions, trigger) of an applied migration anew.
         #[arg(long, value_name = "MIGRATION")]
         again: Option<String>,
+    },
+    /// Let a user that owns nothing read and write rows, and no more. `expand` does it for the user of DATABASE_URL where
+    /// DATABASE_MIGRATE_URL names another one.
+    Grant {
+        /// The user that serves.
+        #[arg(long, value_name = "USER")]
+        to: String,
     },
     /// Fill the rows from before the expand, page by page. Goes on where it was stopped.
     Backfill {
@@ -172,9 +179,9 @@ pub(crate) fn migrate(migrate: Migrate) -> ExitCode {
             None => complain(&format!("{name} is no migration with phases"), 1),
         };
     }
-    with_database(async |database| {
+    with_owner(async |database, serves| {
         let json = migrate.json;
-        let outcome = run(database, migrate).await.map_err(|failure| complain(&Chain(&*failure), 1))?;
+        let outcome = run(database, migrate, serves).await.map_err(|failure| complain(&Chain(&*failure), 1))?;
         if json {
             print(&serde_json::to_string(&outcome).expect("an outcome serializes"));
         } else {
@@ -185,7 +192,7 @@ pub(crate) fn migrate(migrate: Migrate) -> ExitCode {
 }
 
 pub(crate) fn flag(flag: Flag) -> ExitCode {
-    with_database(async |database| {
+    with_owner(async |database, _| {
         let done = set_flag(database, &flag).await.map_err(|failure| complain(&Chain(&failure), 1))?;
         Ok(print(&done))
     })
@@ -214,7 +221,7 @@ async fn set_flag(database: &Database, flag: &Flag) -> Result<String, Coordinato
     Ok(format!("{words}; {}", acknowledged(&coordinator).await?))
 }
 
-async fn run(database: &Database, migrate: Migrate) -> Result<Outcome, Box<dyn std::error::Error>> {
+async fn run(database: &Database, migrate: Migrate, serves: Option<&str>) -> Result<Outcome, Box<dyn std::error::Error>> {
     let verb = migrate.verb.unwrap_or(Verb::Status);
     let which = match &verb {
         Verb::Status | Verb::Plan { .. } => {
@@ -225,7 +232,7 @@ async fn run(database: &Database, migrate: Migrate) -> Result<Outcome, Box<dyn s
             };
             return Ok(Outcome { did, ok: true, verdict: None, status });
         }
-        Verb::Expand { .. } => None,
+        Verb::Expand { .. } | Verb::Grant { .. } => None,
         Verb::Backfill { which, .. }
         | Verb::Validate { which, .. }
         | Verb::Advance { which }
@@ -248,7 +255,20 @@ async fn run(database: &Database, migrate: Migrate) -> Result<Outcome, Box<dyn s
         Verb::Expand { again: None } => {
             let applied = coordinator.expand(Instant::now() + EXPAND).await?;
             let lines: Vec<_> = applied.iter().map(|step| format!("applied {} in {:.0?}", step.name, step.took)).collect();
-            if lines.is_empty() { "nothing to do: everything this build needs is there".to_owned() } else { lines.join("\n") }
+            let mut words = if lines.is_empty() {
+                "nothing to do: everything this build needs is there".to_owned()
+            } else {
+                lines.join("\n")
+            };
+            if let Some(user) = serves {
+                coordinator.grant(user).await?;
+                let _ = write!(words, "\n{user} may read and write rows, and no more");
+            }
+            words
+        }
+        Verb::Grant { to } => {
+            coordinator.grant(&to).await?;
+            format!("{to} may read and write rows, and no more")
         }
         Verb::Backfill { page_ms, rest, max_lag, .. } => {
             let pace = Pace {

@@ -244,8 +244,10 @@ mod tests {
             let (mut wire, _) = listener.accept().await.unwrap();
             let (mut heard, question) = next(&mut wire).await;
             let proof = theirs.answer(&question).unwrap_or_else(|| question.get(replica::PROOF).unwrap().clone());
-            let answer =
-                format!("HTTP/1.1 204 No Content\r\nrelease-build: {build}\r\nmcp-replica-proof: {}\r\n\r\n", proof.to_str().unwrap());
+            let answer = format!(
+                "HTTP/1.1 204 No Content\r\nrelease-build: {build}\r\nmcp-replica-proof: {}\r\n\r\n",
+                proof.to_str().unwrap()
+            );
             wire.write_all(answer.as_bytes()).await.unwrap();
             let (call, headers) = next(&mut wire).await;
             heard.push_str(&call);

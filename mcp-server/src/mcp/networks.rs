@@ -77,7 +77,8 @@ mod tests {
 
     #[test]
     fn calls_stay_on_loopback_or_on_private_networks() {
-        let addresses = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3", "100.64.1.1", "fd00::1", "203.0.113.9", "2001:db8::1"];
+        let addresses =
+            ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3", "100.64.1.1", "fd00::1", "203.0.113.9", "2001:db8::1"];
         let here = ForwardNetworks::around(Some("127.0.0.1:3000"));
         assert_eq!(allowed(&here, &addresses), [true, true, true, false, false, false, false, false]);
         for elsewhere in [Some("10.0.0.1:3000"), Some("blue:3000"), None] {

@@ -4,14 +4,7 @@
 //! one build alone, so that nobody can pass on a proof that another replica gave, and whoever writes to the database learns
 //! no token.
 
-use std::{
-    fmt, fs, io,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    str::FromStr,
-    sync::Arc,
-};
+use std::{fmt, fs, io, io::Write as _, os::unix::fs::OpenOptionsExt, path::Path, str::FromStr, sync::Arc};
 
 use bg_runtime::Secret;
 use http::{HeaderMap, HeaderName, HeaderValue, header};

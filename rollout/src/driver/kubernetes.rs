@@ -291,6 +291,11 @@ impl KubernetesDriver {
                     variables.retain(|variable| !variable["name"].as_str().is_some_and(|name| earlier.contains_key(name)));
                 }
                 set_variables(container, image);
+                // The owner of the tables migrates, where that is not the user that serves. The servers do not have its password.
+                if let Some(variables) = container["env"].as_array_mut() {
+                    let secret = json!({ "name": format!("{}-database-owner", self.app), "key": "url", "optional": true });
+                    variables.push(json!({ "name": "DATABASE_MIGRATE_URL", "valueFrom": { "secretKeyRef": secret } }));
+                }
             }
         }
         // Nobody counts it as a server; the network policies of `k8s/` know it by this name.

@@ -208,6 +208,8 @@ locals {
   secrets = merge(
     { DATABASE_URL = var.database_secret.url_key },
     var.database_secret.direct_url_key == null ? {} : { DATABASE_DIRECT_URL = var.database_secret.direct_url_key },
+    # A task that migrates is run from the definition of those that serve.
+    var.database_secret.migrate_url_key == null ? {} : { DATABASE_MIGRATE_URL = var.database_secret.migrate_url_key },
     # Replicas prove themselves with it before one hands another a call.
     var.database_secret.forward_key == null ? {} : { FORWARD_KEY = var.database_secret.forward_key },
   )

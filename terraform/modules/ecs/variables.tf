@@ -194,7 +194,7 @@ variable "environment" {
   }
 
   validation {
-    condition     = length(setintersection(keys(var.environment), ["DATABASE_URL", "DATABASE_DIRECT_URL", "REQUEST_STATE_KEYS", "FORWARD_KEY"])) == 0
+    condition     = length(setintersection(keys(var.environment), ["DATABASE_URL", "DATABASE_DIRECT_URL", "DATABASE_MIGRATE_URL", "REQUEST_STATE_KEYS", "FORWARD_KEY"])) == 0
     error_message = "Among these is a secret; everybody who may describe a task definition would read it."
   }
 }
@@ -202,13 +202,14 @@ variable "environment" {
 # === The database
 
 variable "database_secret" {
-  description = "The secret that holds the database's address: JSON with `url_key`, and `direct_url_key` where the url leads to a pooler. `forward_key` names the field with the key that replicas prove themselves with to each other; without it conversations do not stay on a build. `kms_key_arn` where the secret lies under a key of one's own."
+  description = "The secret that holds the database's address: JSON with `url_key`, and `direct_url_key` where the url leads to a pooler. `migrate_url_key` names the field with the URL of the user that owns the tables, where the one that serves is another; the tasks that serve can read it too, because one that migrates is run from their definition, but they do not connect with it. `forward_key` names the field with the key that replicas prove themselves with to each other; without it conversations do not stay on a build. `kms_key_arn` where the secret lies under a key of one's own."
   type = object({
-    arn            = string
-    url_key        = optional(string, "url")
-    direct_url_key = optional(string)
-    forward_key    = optional(string)
-    kms_key_arn    = optional(string)
+    arn             = string
+    url_key         = optional(string, "url")
+    direct_url_key  = optional(string)
+    migrate_url_key = optional(string)
+    forward_key     = optional(string)
+    kms_key_arn     = optional(string)
   })
 }
 
