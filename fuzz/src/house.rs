@@ -159,7 +159,8 @@ impl House {
     }
 
     /// Serves a connection whose client sends these bytes, reads what comes back while anything does, and goes. What it read.
-    pub fn connection(&self, bytes: &[u8]) -> Vec<u8> {
+    pub fn connection(&'static self, bytes: &[u8]) -> Vec<u8> {
+        forgive_h2();
         self.runtime.block_on(async {
             let (mut client, server) = tokio::io::duplex(MOST_BYTES);
             let exchange = async {
@@ -174,8 +175,10 @@ impl House {
                 drop(client);
                 answer
             };
-            let served = tokio::time::timeout(PATIENCE, async { tokio::join!(self.server.serve(server), exchange) }).await;
-            let (_, answer) = served.expect("a connection ends with its client");
+            let serving = tokio::spawn(self.server.serve(server));
+            let answer = exchange.await;
+            // Its panic is h2's, or there would be nobody to come here.
+            let _ = tokio::time::timeout(PATIENCE, serving).await.expect("a connection ends with its client");
             // The tasks of its streams hear of it.
             for _ in 0..MOST_FRAMES {
                 tokio::task::yield_now().await;
@@ -215,6 +218,22 @@ impl House {
         };
         self.ask(&end.to_a_host());
     }
+}
+
+/// In builds with debug assertions h2 panics when a client goes away whose request it has not read to the end: it asserts, as
+/// its last act, that it has counted every stream down. Nothing else comes of it, so it is no finding; every other panic is one.
+fn forgive_h2() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let abort = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let is_of_counts = panic.location().is_some_and(|location| location.file().ends_with("proto/streams/counts.rs"));
+            let message = panic.payload().downcast_ref::<&str>().copied().unwrap_or_default();
+            if !(is_of_counts && message.contains("has_streams")) {
+                abort(panic);
+            }
+        }));
+    });
 }
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"fuzz","version":"1"}}}"#;

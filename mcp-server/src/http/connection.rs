@@ -403,13 +403,13 @@ mod tests {
     #[test]
     fn slow_headers_end_a_connection_and_a_slow_answer_does_not() {
         let watch = new();
-        passed(&watch, 5);
+        passed(&watch, watch.now() + 5);
         assert!(watch.is_over(&patience(1, 1000)), "the first request's headers never came");
         let answering = watch.answering();
         assert!(!watch.is_over(&patience(0, 0)), "it is our turn");
         drop(answering);
         assert!(!watch.is_over(&patience(0, 1000)), "idle is not slow");
-        passed(&watch, 10);
+        passed(&watch, watch.now() + 10);
         assert!(watch.is_over(&patience(1000, 1)), "idle for too long");
         watch.heard();
         assert!(!watch.is_over(&patience(1000, 0)), "a request is coming in");
@@ -419,11 +419,11 @@ mod tests {
     fn who_does_not_read_ends_a_connection_and_a_stream_without_a_word_does_not() {
         let watch = new();
         let _answering = watch.answering();
-        passed(&watch, 10);
+        passed(&watch, watch.now() + 10);
         assert!(!watch.is_over(&patience(0, 0)), "nothing is to be written");
         watch.wrote(&Poll::Pending);
         assert!(!watch.is_over(&patience(0, 0)));
-        passed(&watch, 20);
+        passed(&watch, watch.now() + 20);
         assert!(watch.is_over(&patience(0, 0)), "not a byte more in 10 ms");
         watch.wrote(&Poll::Ready(Ok(1)));
         assert!(!watch.is_over(&patience(0, 0)), "a byte is enough");
