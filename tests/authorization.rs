@@ -3,6 +3,7 @@
 
 mod doors;
 mod owners;
+mod rejections;
 mod scopes;
 mod tokens;
 mod wire;

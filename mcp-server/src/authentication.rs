@@ -4,6 +4,7 @@
 //! What must stay true: a request that is let in without a proof is one that was meant to be, and no token is written anywhere.
 
 mod keys;
+pub(crate) mod rejections;
 mod signature;
 mod token;
 
@@ -338,6 +339,12 @@ impl Resource {
             IssuerMetadata::OpenId => all.pop(),
         };
         address.unwrap_or_else(|| self.issuer.clone())
+    }
+
+    /// Names the way to the authorization server in a response that rejects a request for another reason, so that a client that
+    /// sees only this one finds it.
+    pub(crate) fn lead(&self, answer: &mut Response<Payload>) {
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, header_value(&self.challenge(&self.first, None)));
     }
 
     /// The answer to a caller who is not let in.

@@ -498,7 +498,7 @@ fn limits(reader: &mut Reader<'_>, authentication: Option<&Authentication>, list
             unread: reader.count("UNREAD_BYTES_PER_PRINCIPAL", unread / 2, "of UNREAD_BYTES_MAX, for one principal; half of it, as of the calls"),
         },
         address: AddressLimits {
-            rate: reader.count("UNPROVEN_PER_SECOND", if proves { 50 } else { 0 }, "requests without a good token from one address a second; a bad one costs 0.1 ms, so 50 are half a percent of a core; 0 on loopback, and where nobody proves anything"),
+            rate: reader.count("UNPROVEN_PER_SECOND", if proves { 50 } else { 0 }, "requests with an invalid token from one address a second, or with none where none is asked for; an invalid one costs 0.1 ms, so 50 are half a percent of a core; 0 on loopback, and where nobody proves anything"),
             burst: reader.count("UNPROVEN_BURST", 200, "these at once; many people whose tokens have expired may come by one address"),
             sessions: reader.count("NEW_SESSIONS_PER_ADDRESS", 0, "new sessions a minute from one address, of callers who prove nothing; an address is everybody's behind a balancer, so it is off unless said"),
         },

@@ -13,7 +13,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,7 +35,7 @@ use crate::{
         connection::Counted,
     },
     mcp::envelope,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, throttle::Throttle},
 };
 
 /// How much there may be. 0 is no limit.
@@ -146,14 +146,7 @@ pub(crate) struct Limits {
     full: Bytes,
     metrics: Arc<Metrics>,
     born: Instant,
-    said: [Said; Limit::ALL.len()],
-}
-
-/// When a limit was last spoken of, in milliseconds of the process's life, and how often it refused since.
-#[derive(Debug, Default)]
-struct Said {
-    at: AtomicU64,
-    refused: AtomicU64,
+    throttles: [Throttle; Limit::ALL.len()],
 }
 
 /// A body that is on its way.
@@ -180,8 +173,6 @@ pub(crate) const SMALL: usize = 64 * 1024;
 const SHED_FOR: u64 = 1;
 /// Streams end when somebody closes a window.
 const STREAMS_FOR: u64 = 5;
-/// A flood of refusals is one line of the log so often.
-const SAID_EVERY: Duration = Duration::from_secs(1);
 
 // === impl Limit ===
 
@@ -239,7 +230,7 @@ impl Limits {
             full: refusal(&words(&config, Limit::Calls), SHED_FOR, None),
             metrics,
             born: Instant::now(),
-            said: Default::default(),
+            throttles: Default::default(),
             config,
         }
     }
@@ -396,13 +387,7 @@ impl Limits {
     /// Counts a refusal, and says now and then that there are some.
     pub(crate) fn note(&self, limit: Limit) {
         self.metrics.refused(limit.as_str());
-        let Said { at, refused } = &self.said[limit as usize];
-        refused.fetch_add(1, Ordering::Relaxed);
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let last = at.load(Ordering::Relaxed);
-        let is_due = last == 0 || now.saturating_sub(last) >= SAID_EVERY.as_millis() as u64;
-        if is_due && at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let refused = refused.swap(0, Ordering::Relaxed);
+        if let Some(refused) = self.throttles[limit as usize].count(self.born) {
             tracing::warn!(limit = limit.as_str(), refused, "refused {refused}: {}", words(&self.config, limit));
         }
     }

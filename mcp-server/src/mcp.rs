@@ -38,6 +38,7 @@ use widgets::Widget;
 use crate::{
     arguments::Shape,
     conversations::calls::Calls,
+    authentication::rejections::Rejections,
     extract::{Call, Principal, Rejection},
     pins::Pins,
     prompt::Prompt,
@@ -80,6 +81,7 @@ pub(crate) struct Server {
     pub(crate) shared: Shared,
     pub(crate) request_states: RequestStates,
 }
+    pub(crate) rejections: Rejections,
 
 /// What other processes share, where there is a database for it.
 #[derive(Default)]
@@ -170,7 +172,7 @@ impl Server {
         lifecycle: Lifecycle,
         sessions: Arc<Sessions>,
         (call_timeout, response_limit): (Duration, usize),
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
         shared: Shared,
     ) -> Self {
         let config = config(&parts);
@@ -235,6 +237,7 @@ impl Server {
     /// Whether a flag keeps this caller from a tool. Until callers prove who they are, a share is drawn from the subject that
     /// ChatGPT names, which is the same in all of a person's conversations; who names none is everybody.
     pub(crate) fn is_switched_off(&self, route: &Route, call: &Call<'_>) -> bool {
+            rejections: Rejections::new(metrics.clone()),
         let Some(control) = &self.control else { return false };
         match control.flag(&route.flag) {
             None | Some(100..) => false,

@@ -8,6 +8,8 @@ pub mod config;
 pub mod context;
 pub mod metrics;
 
+pub(crate) mod throttle;
+
 mod log;
 mod otlp;
 

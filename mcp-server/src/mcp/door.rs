@@ -29,7 +29,7 @@ use super::{
     served::Served,
 };
 use crate::{
-    authentication::{Authenticator, Denied, header_value},
+    authentication::{Authenticator, Denied, header_value, rejections::Reason},
     conversation::Named,
     extract::Principal,
     http::{
@@ -160,13 +160,17 @@ impl Door {
 
     /// The answer to a caller who is not let in.
     fn deny(&self, parts: &Parts, denied: Denied) -> Answer {
-        // That keys cannot be had is not the caller's doing.
-        if denied != Denied::Unavailable
-            && let Err(refused) = self.limits.unproven(parts.extensions.get().copied(), &parts.headers)
-        {
-            return self.limits.refuse(refused, None);
+        self.server.rejections.count(Reason::Denied(denied), None);
+        let resource = self.authenticator.resource().expect("only who wants tokens denies");
+        // A missing token costs no signature check and is how every client begins to sign in: a stranger behind the same balancer
+        // must not be able to use up its rate. That the issuer's keys are unavailable is not the caller's doing.
+        let is_limited = matches!(denied, Denied::Malformed | Denied::Invalid(_));
+        if is_limited && let Err(refused) = self.limits.unproven(parts.extensions.get().copied(), &parts.headers) {
+            let mut answer = self.limits.refuse(refused, None);
+            resource.lead(&mut answer);
+            return answer;
         }
-        self.authenticator.resource().expect("only who wants tokens denies").deny(denied)
+        resource.deny(denied)
     }
 
     /// What a request takes of what its caller may have.
@@ -298,6 +302,7 @@ impl Door {
         let called: Called<'_> = envelope::object(envelope.params?)?;
         let route = self.server.routes.get(&*called.name)?;
         let words = route.beyond(principal)?;
+        self.server.rejections.count(Reason::InsufficientScope, Some(&called.name));
         let challenge = resource.wider(principal, &route.scopes, &words);
         let mut result = serde_json::json!({
             "content": [{ "type": "text", "text": words }],

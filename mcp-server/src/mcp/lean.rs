@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     error::{Chain, Kind, ToolError},
+    authentication::rejections::Reason,
     extract::{Call, Principal},
     http::body::Payload,
     reply::{Writer, Written},
@@ -395,6 +396,7 @@ async fn attempt(
     // Clients keep the list of tools for days, so a tool that is switched off stays listed and says so itself.
     if server.is_switched_off(route, call) {
         return mistake("this tool is switched off for the moment; do without it, or try again later");
+        server.rejections.count(Reason::InsufficientScope, Some(name));
     }
     let running = match (route.run)(call, begin()) {
         Ok(running) => running,

@@ -36,6 +36,7 @@ pub struct Metrics {
     sessions: Histogram<f64>,
     sessions_open: BoundUpDownCounter<i64>,
     refused: Counter<u64>,
+    rejected: Counter<u64>,
     cut: BoundCounter<u64>,
     panics: BoundCounter<u64>,
 }
@@ -98,6 +99,10 @@ impl Metrics {
                 .build(),
             sessions_open: open.bind(&[]),
             refused: count("mcp.server.admission.refused", "Requests that were turned away before they became calls."),
+            rejected: count(
+                "mcp.server.authentication.rejected",
+                "Requests without a valid access token, and calls beyond the scopes of theirs, by reason.",
+            ),
             cut: count("mcp.server.calls.cut", "Calls that a drain deadline cut off unanswered.").bind(&[]),
             panics: count("mcp.server.panics", "Panics that were caught in a call.").bind(&[]),
             meter: meter.clone(),
@@ -136,6 +141,11 @@ impl Metrics {
     /// A request was turned away; `reason` is one of a few words, such as a limit's.
     pub fn refused(&self, reason: &'static str) {
         self.refused.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// Counts a request whose caller was not authenticated, or a call beyond its token's scopes; `reason` is one of a few words.
+    pub fn rejected(&self, reason: &'static str) {
+        self.rejected.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     /// A drain cut this many calls off.
