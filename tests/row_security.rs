@@ -105,6 +105,27 @@ async fn a_statement_that_forgets_to_ask_whose_reaches_the_callers_alone() {
     database.close().await.expect("a database can be closed");
 }
 
+/// A caller's statement adds rows to the audit log and reads its own. It takes none away, not even its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_row_is_read_by_its_caller_and_changed_by_no_caller() {
+    const ADD: &str = "INSERT INTO mcp_audit (principal, tool, outcome, color, build) VALUES ('ada', 't', 'ok', 'blue', '1')";
+    let data = DataDir::new();
+    let database = migrated(&data).await;
+    database.get_as(Some("ada")).await.expect("PostgreSQL answers").batch_execute(ADD).await.expect("a row can be added");
+    for (principal, reads, changes) in [(Some("ada"), 1, 0), (Some("bob"), 0, 0), (None, 1, 1)] {
+        for (statement, reaches) in
+            [("SELECT FROM mcp_audit", reads), ("DELETE FROM mcp_audit", changes), ("UPDATE mcp_audit SET tool = 'u'", changes)]
+        {
+            assert_eq!(touches(&database, principal, statement.to_owned()).await, reaches, "{principal:?}: {statement}");
+        }
+    }
+    let bob = database.get_as(Some("bob")).await.expect("PostgreSQL answers");
+    let forged = bob.execute(ADD, &[]).await.expect_err("the policy refuses it");
+    assert_eq!(forged.sql_state().map(|state| state.code()), Some("42501"), "{forged:?}");
+    drop(bob);
+    database.close().await.expect("a database can be closed");
+}
+
 /// Somebody who adds a table with owners is told to add its policy.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_table_with_owners_has_a_policy() {

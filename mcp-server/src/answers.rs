@@ -5,17 +5,17 @@
 //! one transaction, so that no crash comes between the two, and the second of two calls at the same time waits for the
 //! first.
 
-use std::{marker::PhantomData, time::Duration};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use bg_runtime::{
     Database,
-    database::{Connection, DatabaseError, Transaction, Type},
+    database::{Connection, DatabaseError, Parameter, Transaction, Type},
     storage::migration::Migration,
 };
 use serde::Serialize;
 
 use crate::{
-    Reply,
+    Reply, audit,
     extract::{self, Call, FromCall, Rejection},
     tool::Description,
 };
@@ -25,8 +25,8 @@ pub const MIGRATION: Migration = Migration::new("0005_answers", include_str!("..
 
 /// The member of a request's `_meta` that names a call: the same key is the same call, for a day. 1 to 200 characters.
 ///
-/// Without a key, a call with the same arguments within a minute is the same call: a client that makes a call again for
-/// itself names nothing.
+/// Without a key, a call with the same arguments, and the same responses to questions where it brings any, is the same call
+/// within a minute: a client that makes a call again for itself names nothing.
 pub const KEY: &str = "mcp-server/idempotencyKey";
 
 /// How long the same arguments are the same call. Longer than a client waits and tries again, shorter than a person who
@@ -35,19 +35,29 @@ const SAME_ARGUMENTS: Duration = Duration::from_secs(60);
 /// How long a key is remembered. A conversation that is taken up the next morning may still make its call again.
 const SAME_KEY: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_KEY: usize = 200;
+/// How a call that was made before ends, in the audit log.
+const REPLAYED: &str = "replayed";
 /// Tells a key that was given from one that was made.
 const GIVEN: &str = "key ";
+/// Stands before the digest of a call's arguments, for a call that brings no responses to questions.
+const ARGUMENTS: &str = "arguments ";
+/// Stands before the digest of a call's arguments together with the responses that it brings.
+const ANSWERED: &str = "answered ";
 const REAP_EVERY: Duration = Duration::from_secs(60);
 
 /// Waits for a call of the same key that is at work: PostgreSQL lets the second insert wait for the first one's end. An
-/// answer whose time is over counts as none.
+/// answer whose time is over counts as none, and so does a [mirror](Once::mirror), which is of another call.
 const CLAIM: &str = "INSERT INTO mcp_answers (principal, tool, key, expires_at) \
      VALUES ($1, $2, $3, now() + make_interval(secs => $4)) \
      ON CONFLICT (principal, tool, key) DO UPDATE \
-     SET answer = NULL, answered_at = now(), expires_at = excluded.expires_at WHERE mcp_answers.expires_at < now() \
+     SET answer = NULL, answered_at = now(), expires_at = excluded.expires_at \
+     WHERE mcp_answers.expires_at < now() OR starts_with(mcp_answers.answer, '{\"mirror\":') \
      RETURNING 1";
 const FIRST: &str = "SELECT answer FROM mcp_answers WHERE principal = $1 AND tool = $2 AND key = $3";
 const ANSWER: &str = "UPDATE mcp_answers SET answer = $4, answered_at = now() WHERE principal = $1 AND tool = $2 AND key = $3";
+/// A row that holds another answer stays as it is: it was not claimed.
+const MIRROR: &str = "UPDATE mcp_answers SET answer = $4, answered_at = now() \
+     WHERE principal = $1 AND tool = $2 AND key = $3 AND answer IS NULL";
 const REAP: &str = "DELETE FROM mcp_answers WHERE expires_at < now()";
 
 /// An argument of a tool that acts: what makes its calls act once.
@@ -68,13 +78,19 @@ const REAP: &str = "DELETE FROM mcp_answers WHERE expires_at < now()";
 /// ```
 ///
 /// A tool that asks for it may be made again by the framework when the process that had its call died.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Once {
     principal: String,
     tool: String,
     /// None makes every call another one.
     key: Option<String>,
+    /// The key under which builds up to 0.1.0 look for a call that brings responses to questions: they compare arguments
+    /// alone. A build that remembers such a call writes it there too, so that the same call made again in the color before
+    /// does not act again.
+    mirror: Option<String>,
     lasts: Duration,
+    build: String,
+    audit: Option<Arc<audit::Record>>,
 }
 
 /// What [`Once::begin`] finds.
@@ -121,17 +137,28 @@ impl Once {
         let lasts = self.lasts.as_secs_f64();
         let [principal, tool, key] = self.names();
         let claim = [principal, tool, key, (&lasts as _, Type::FLOAT8)];
-        if transaction.query_opt(CLAIM, &claim).await?.is_some() {
-            return Ok(Begun::First(Act { transaction, once: self, answers: PhantomData }));
-        }
-        let row = transaction.query_opt(FIRST, &self.names()).await?;
-        let answer: Option<String> = row.and_then(|row| row.get(0));
+        let before = if transaction.query_opt(CLAIM, &claim).await?.is_none() {
+            first(&transaction, &self.names()).await?
+        } else if let Some(mirror) = &self.mirror {
+            let [principal, tool, _] = self.names();
+            let mirror = [principal, tool, (mirror as _, Type::TEXT), (&lasts as _, Type::FLOAT8)];
+            match transaction.query_opt(CLAIM, &mirror).await? {
+                Some(_) => None,
+                // A build that knows of responses has answered another call: the one that brings none.
+                None => first(&transaction, &mirror[..3]).await?.filter(Reply::is_of_unknown_build),
+            }
+        } else {
+            None
+        };
+        let Some(before) = before else { return Ok(Begun::First(Act { transaction, once: self, answers: PhantomData })) };
         transaction.rollback().await?;
-        let answer = answer.and_then(|answer| Reply::remembered(&answer));
-        Ok(Begun::Before(answer.ok_or_else(|| DatabaseError::mismatch("a first answer cannot be read"))?))
+        if let Some(record) = &self.audit {
+            record.end(REPLAYED);
+        }
+        Ok(Begun::Before(before))
     }
 
-    fn names(&self) -> [bg_runtime::database::Parameter<'_>; 3] {
+    fn names(&self) -> [Parameter<'_>; 3] {
         [(&self.principal, Type::TEXT), (&self.tool, Type::TEXT), (&self.key, Type::TEXT)]
     }
 }
@@ -144,14 +171,52 @@ impl<S> FromCall<S> for Once {
                 (format!("{GIVEN}{key}"), SAME_KEY)
             }
             Some(_) => return Err(Rejection::new(format!("`_meta[\"{KEY}\"]` is not a text of 1 to {LONGEST_KEY} characters"))),
-            None => (format!("arguments {}", call.digest()), SAME_ARGUMENTS),
+            None => (format!("{ARGUMENTS}{}", call.digest()), SAME_ARGUMENTS),
         };
-        Ok(Self { principal: call.caller(), tool: call.tool.to_owned(), key: Some(key), lasts })
+        let (key, mirror) = match answered(call).filter(|_| !key.starts_with(GIVEN)) {
+            Some(answered) => (answered, Some(key)),
+            None => (key, None),
+        };
+        let (principal, tool, build) = (call.caller(), call.tool.to_owned(), call.release.build());
+        Ok(Self { principal, tool, key: Some(key), mirror, lasts, build, audit: call.audit.clone() })
     }
 
     fn describe(description: &mut Description) {
         description.acts_once = true;
     }
+}
+
+/// The answer that is remembered under this key, where there is one.
+async fn first<T: Serialize>(transaction: &Transaction<'_>, names: &[Parameter<'_>]) -> Result<Option<Reply<T>>, DatabaseError> {
+    let row = transaction.query_opt(FIRST, names).await?;
+    let answer: Option<String> = row.and_then(|row| row.get(0));
+    let reply = answer.and_then(|answer| Reply::remembered(&answer));
+    reply.map(Some).ok_or_else(|| DatabaseError::mismatch("a first answer cannot be read"))
+}
+
+/// The key of a call that brings responses to questions: what they say, and what the state says that the question carried, is
+/// as much of the call as its arguments are. `None` for a call that brings none.
+fn answered(call: &Call<'_>) -> Option<String> {
+    let peer = call.peer.as_ref()?;
+    let responses = peer.input_responses.iter().flatten().map(|(name, response)| {
+        let mut response = response.clone();
+        if let Some(response) = response.as_object_mut() {
+            // What a client notes for itself may differ each time it sends the same response.
+            response.remove("_meta");
+        }
+        (name.clone(), response)
+    });
+    let responses: serde_json::Map<_, _> = responses.collect();
+    if responses.is_empty() && peer.request_state.is_none() {
+        return None;
+    }
+    let state = peer.request_state.as_deref().map(|sealed| {
+        let said = call.request_states.seal_for(&call.caller(), call.tool, &call.digest()).peek(sealed);
+        said.unwrap_or_else(|| sealed.into())
+    });
+    let arguments = serde_json::from_str(call.arguments).unwrap_or_else(|_| serde_json::Value::from(call.arguments));
+    let whole = serde_json::json!([arguments, responses, state]).to_string();
+    Some(format!("{ANSWERED}{}", extract::digest(&whole)))
 }
 
 // === impl Act ===
@@ -162,18 +227,49 @@ impl<T: Serialize> Act<'_, T> {
         &self.transaction
     }
 
-    /// Makes what was done and its answer durable together, and gives the answer.
+    /// Says what the call changes, for the audit log: a kind and an id, such as `note 7`.
+    pub fn concerns(&self, object: impl Into<String>) {
+        if let Some(record) = &self.once.audit {
+            record.concerns(object.into());
+        }
+    }
+
+    /// Makes what was done, its answer and its row in the audit log durable together, and gives the answer.
     ///
     /// # Errors
     /// See [`DatabaseError`]. A connection that broke here leaves it open whether it was done; calling again tells.
     pub async fn answer(self, reply: Reply<T>) -> Result<Reply<T>, DatabaseError> {
-        if self.once.key.is_some() {
-            let remembered = reply.to_remember();
-            let [principal, tool, key] = self.once.names();
-            self.transaction.execute(ANSWER, &[principal, tool, key, (&remembered, Type::TEXT)]).await?;
-        }
+        // Each leaves at its first poll, so that they cost one round trip.
+        let (remembered, recorded) = tokio::join!(biased; self.remember(&reply), self.record());
+        remembered?;
+        recorded?;
         self.transaction.commit().await?;
+        if let Some(record) = &self.once.audit {
+            record.committed();
+        }
         Ok(reply)
+    }
+
+    async fn remember(&self, reply: &Reply<T>) -> Result<(), DatabaseError> {
+        let Once { key: Some(key), principal, tool, mirror, build, .. } = &self.once else { return Ok(()) };
+        let write = async |sql, key: &String, answer: String| {
+            let names =
+                [(principal as _, Type::TEXT), (tool as _, Type::TEXT), (key as _, Type::TEXT), (&answer as _, Type::TEXT)];
+            self.transaction.execute(sql, &names).await.map(drop)
+        };
+        let mirrored = async {
+            let Some(mirror) = mirror else { return Ok(()) };
+            write(MIRROR, mirror, reply.to_remember(build, true)).await
+        };
+        let (remembered, mirrored) = tokio::join!(biased; write(ANSWER, key, reply.to_remember(build, false)), mirrored);
+        remembered.and(mirrored)
+    }
+
+    async fn record(&self) -> Result<(), DatabaseError> {
+        match &self.once.audit {
+            Some(record) => record.write(&self.transaction).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -398,6 +398,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         };
         let starting = tokio::spawn(starting.run());
         let (drainage, calls) = (sharing.drainage.clone(), sharing.calls.as_ref().map(|(calls, _)| calls.clone()));
+        let audit = sharing.audit.as_ref().map(|(log, _)| log.clone());
         let keeping = sharing.look_after(door.served(), &lifecycle);
         tracing::info!(release = %release, "{release} listens on http://{address}, operations on http://{operations_address}");
         Ok(Running {
@@ -413,6 +414,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             control,
             drainage,
             calls,
+            audit,
             telemetry,
             metrics,
             database: self.database,

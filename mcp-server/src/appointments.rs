@@ -38,7 +38,7 @@ pub use self::{
     time::time_zone,
 };
 use crate::{
-    App, ToolError, answers,
+    App, ToolError, answers, audit,
     conversations::{self, Conversations},
     pins, published, row_security, sessions,
 };
@@ -69,6 +69,7 @@ pub const MIGRATIONS: &[Migration] = &[
     pins::MIGRATION,
     published::MIGRATION,
     row_security::MIGRATION,
+    audit::MIGRATION,
     row_security::BY_OWNER,
     Migration::new("0101_appointments_row_security", include_str!("../migrations/0101_appointments_row_security/expand.sql")),
 ];

@@ -91,6 +91,8 @@ pub struct HttpConfig {
     pub idle_timeout: Duration,
     /// The clocks of a departure.
     pub timing: Timing,
+    /// How long rows of the audit log are kept; nothing is for ever.
+    pub audit_retention: Option<Duration>,
     /// How long sessions live and how many there may be.
     pub sessions: SessionLimits,
     /// How long conversations stay on a build that asked for it.
@@ -434,6 +436,10 @@ fn http(reader: &mut Reader<'_>) -> HttpConfig {
         forward_key: reader.secret_value("FORWARD_KEY", "32 bytes or more, the same in both colors and not in the database: replicas prove themselves with it before one hands another a call with its caller's token; without it conversations move instead of staying on their build; kept beside a private PostgreSQL"),
         forward_networks: reader.value("FORWARD_NETWORKS", "", "networks, with commas, in which calls are handed to other replicas; loopback where ADVERTISE_ADDRESS is on it, else the private networks; never a metadata service"),
         task_metadata: reader.url("ECS_CONTAINER_METADATA_URI_V4", "set by ECS; asked when ADVERTISE_ADDRESS is `ecs`"),
+        audit_retention: {
+            let days = reader.count::<u32>("AUDIT_RETENTION_DAYS", 365, "how long a row of the audit log is kept; incidents are found months later, and PCI DSS 10.5.1 asks for a year; 0 keeps it for ever");
+            (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400))
+        },
         request_state_keys: reader
             .secret_value("REQUEST_STATE_KEYS", "`NAME=SECRET,…`: seals what clients carry between two rounds of a call; the first seals, all open; `database` stands for a key that the database keeps, and is the default")
             .unwrap_or_default(),

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     arguments::{self, Shape},
+    audit,
     conversation::Named,
     error::ToolError,
     request_state::{RequestStates, Seal},
@@ -58,6 +59,8 @@ pub struct Call<'a> {
     pub(crate) acts: bool,
     /// The arguments that the tool does not read, once they are read.
     pub(crate) ignored: OnceLock<Vec<String>>,
+    /// What becomes of the call in the audit log; only of one that may change something.
+    pub(crate) audit: Option<Arc<audit::Record>>,
     /// Looked for when somebody asks.
     pub(crate) named: OnceLock<Option<Arc<Named>>>,
     /// The conversation that the call begins, because it names none.
@@ -206,7 +209,8 @@ impl Call<'_> {
     }
 }
 
-fn digest(arguments: &str) -> String {
+/// A digest of JSON that is the same for any order of members and any spaces between them.
+pub(crate) fn digest(arguments: &str) -> String {
     let canonical = serde_json::from_str::<serde_json::Value>(arguments).map(|value| value.to_string());
     let digest = Sha256::digest(canonical.as_deref().unwrap_or(arguments));
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -27,6 +27,7 @@
 pub mod answers;
 pub mod app;
 pub mod appointments;
+pub mod audit;
 pub mod authentication;
 pub mod config;
 pub mod conversation;
@@ -48,6 +49,7 @@ pub mod testing;
 pub mod tool;
 
 mod arguments;
+mod batch;
 mod contract;
 mod http;
 mod mcp;
@@ -63,6 +65,7 @@ pub const MIGRATIONS: &[bg_runtime::storage::migration::Migration] = &[
     pins::MIGRATION,
     published::MIGRATION,
     row_security::MIGRATION,
+    audit::MIGRATION,
     row_security::BY_OWNER,
 ];
 

@@ -21,6 +21,7 @@ pub(crate) mod lean;
 mod misread;
 pub(crate) mod networks;
 pub(crate) mod protocol;
+mod questions;
 pub(crate) mod replica;
 pub(crate) mod served;
 mod subscriptions;
@@ -37,8 +38,9 @@ use widgets::Widget;
 
 use crate::{
     arguments::Shape,
-    conversations::calls::Calls,
+    audit,
     authentication::rejections::Rejections,
+    conversations::calls::Calls,
     extract::{Call, Principal, Rejection},
     pins::Pins,
     prompt::Prompt,
@@ -80,8 +82,8 @@ pub(crate) struct Server {
     pub(crate) control: Option<Control>,
     pub(crate) shared: Shared,
     pub(crate) request_states: RequestStates,
-}
     pub(crate) rejections: Rejections,
+}
 
 /// What other processes share, where there is a database for it.
 #[derive(Default)]
@@ -92,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) calls: Option<Arc<Calls>>,
     /// Conversations that stay on a build, when a tool asks for that.
     pub(crate) pins: Option<Pins>,
+    /// A row for each call that may change something.
+    pub(crate) audit: Option<Arc<audit::Log>>,
 }
 
 /// A tool's function with the application's state in it.
@@ -231,13 +235,19 @@ impl Server {
             control: parts.control,
             shared,
             request_states: RequestStates::default(),
+            rejections: Rejections::new(metrics.clone()),
         }
+    }
+
+    /// What becomes the row of a call in the audit log; nothing for one that only reads, or where no log is kept.
+    pub(crate) fn audit(&self, route: &Route, principal: &Principal, tool: &str) -> Option<Arc<audit::Record>> {
+        let log = self.shared.audit.as_ref().filter(|_| route.acts)?;
+        Some(Arc::new(audit::Record::new(log, principal, tool)))
     }
 
     /// Whether a flag keeps this caller from a tool. Until callers prove who they are, a share is drawn from the subject that
     /// ChatGPT names, which is the same in all of a person's conversations; who names none is everybody.
     pub(crate) fn is_switched_off(&self, route: &Route, call: &Call<'_>) -> bool {
-            rejections: Rejections::new(metrics.clone()),
         let Some(control) = &self.control else { return false };
         match control.flag(&route.flag) {
             None | Some(100..) => false,

@@ -3,6 +3,8 @@
 //! A reply is written straight from its type into the answer's buffer, once: no value tree in between. Both the lean path
 //! and rmcp's get the same bytes.
 
+mod conformance;
+
 use std::borrow::Cow;
 
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
@@ -28,12 +30,26 @@ pub struct Reply<T> {
 #[derive(Debug)]
 enum Data<T> {
     Now(T),
-    Before(Box<RawValue>),
+    Before(Before),
 }
 
-/// A reply as it is remembered.
+/// Data as a build wrote it, this one or another.
+#[derive(Debug)]
+struct Before {
+    data: Box<RawValue>,
+    /// Builds up to 0.1.0 did not say which they are.
+    build: Option<String>,
+}
+
+/// A reply as it is remembered. Builds up to 0.1.0 read it too, and pass over the members they do not know.
 #[derive(Serialize, Deserialize)]
 struct Remembered<'a> {
+    /// Stands first, because `answers.rs` tells a mirror by how its text begins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    mirror: bool,
+    /// The build that gave the reply.
+    #[serde(borrow, default)]
+    build: Option<Cow<'a, str>>,
     #[serde(borrow)]
     text: Cow<'a, str>,
     #[serde(borrow)]
@@ -47,21 +63,28 @@ impl<T: Serialize> Reply<T> {
         Self { data: Data::Now(data), text: text.into(), meta: None }
     }
 
-    /// The reply as it is remembered, so that it can be given again.
-    pub(crate) fn to_remember(&self) -> String {
+    /// The reply as this build remembers it, so that it can be given again.
+    pub(crate) fn to_remember(&self, build: &str, mirror: bool) -> String {
         let data = match &self.data {
             Data::Now(data) => serde_json::value::to_raw_value(data).map(Cow::Owned),
-            Data::Before(data) => Ok(Cow::Borrowed(&**data)),
+            Data::Before(before) => Ok(Cow::Borrowed(&*before.data)),
         };
-        let remembered =
-            Remembered { text: Cow::Borrowed(&self.text), data: data.expect("a reply serializes"), meta: self.meta.clone() };
+        let data = data.expect("a reply serializes");
+        let (build, text) = (Some(Cow::Borrowed(build)), Cow::Borrowed(&*self.text));
+        let remembered = Remembered { mirror, build, text, data, meta: self.meta.clone() };
         serde_json::to_string(&remembered).expect("a reply serializes")
     }
 
     /// A reply that was remembered.
     pub(crate) fn remembered(text: &str) -> Option<Self> {
-        let Remembered { text, data, meta } = serde_json::from_str(text).ok()?;
-        Some(Self { data: Data::Before(data.into_owned()), text: text.into_owned().into(), meta })
+        let Remembered { build, text, data, meta, .. } = serde_json::from_str(text).ok()?;
+        let before = Before { data: data.into_owned(), build: build.map(Cow::into_owned) };
+        Some(Self { data: Data::Before(before), text: text.into_owned().into(), meta })
+    }
+
+    /// Whether the reply was remembered by a build that did not say which it is.
+    pub(crate) fn is_of_unknown_build(&self) -> bool {
+        matches!(&self.data, Data::Before(Before { build: None, .. }))
     }
 
     /// What only the widget sees: `_meta` of the result. It must be an object.
@@ -74,6 +97,54 @@ impl<T: Serialize> Reply<T> {
         assert!(meta.get().starts_with('{'), "a result's _meta is an object");
         self.meta = Some(meta);
         self
+    }
+}
+
+impl<T: Serialize + JsonSchema> Reply<T> {
+    /// Translates a reply that another build remembered and that does not match this build's output schema. `translate` gets
+    /// the structured content as that build wrote it, and returns `None` when it cannot be translated.
+    ///
+    /// Without this, such a reply becomes a tool result with `isError` that says that the call was done, and repeats its text:
+    /// structured content that does not match the output schema would make a client reject the whole result.
+    ///
+    /// ```
+    /// # use mcp_server::Reply;
+    /// #[derive(serde::Serialize, schemars::JsonSchema)]
+    /// struct Order { id: u32, city: String }
+    ///
+    /// # fn begun(reply: Reply<Order>) -> Reply<Order> {
+    /// // In the arm of `Begun::Before(reply)`; version 1 had no city.
+    /// reply.translate(|old| Some(Order { id: serde_json::from_value(old["id"].clone()).ok()?, city: String::new() }))
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn translate(mut self, translate: impl FnOnce(serde_json::Value) -> Option<T>) -> Self {
+        if let Data::Before(before) = &self.data
+            && !before.matches_output::<T>()
+            && let Some(data) = serde_json::from_str(before.data.get()).ok().and_then(translate)
+        {
+            self.data = Data::Now(data);
+        }
+        self
+    }
+}
+
+// === impl Before ===
+
+impl Before {
+    /// Whether a client that validates against the output schema of `T` would accept the data.
+    fn matches_output<T: JsonSchema>(&self) -> bool {
+        let value = serde_json::from_str(self.data.get()).unwrap_or_default();
+        conformance::conforms(&value, &schema::output::<T>())
+    }
+
+    /// What the model reads in place of data that does not match. It begins with what matters most: nothing is to be done.
+    fn message(&self, text: &str) -> String {
+        let by = self.build.as_deref().map_or_else(|| "another release".to_owned(), |build| format!("release {build}"));
+        format!(
+            "This call was already carried out, by {by}; it was not carried out again, and must not be repeated. The structured \
+             result of that release does not match this one's output schema and is left out. The result in words: {text}"
+        )
     }
 }
 
@@ -128,6 +199,21 @@ impl std::io::Write for Room {
 }
 
 impl Written {
+    /// Whether the tool said that it failed.
+    pub(crate) fn is_error(&self) -> bool {
+        match self {
+            Self::Open { is_error, .. } => *is_error,
+            Self::Response(response) => {
+                matches!(&**response, CallToolResponse::Complete(result) if result.is_error == Some(true))
+            }
+        }
+    }
+
+    /// Whether it asks the client a question, and the tool has not answered yet.
+    pub(crate) fn is_question(&self) -> bool {
+        matches!(self, Self::Response(response) if matches!(**response, CallToolResponse::InputRequired(_)))
+    }
+
     /// Whether it has more bytes than that, as it goes to the client.
     pub(crate) fn is_larger_than(&self, most: usize) -> bool {
         match self {
@@ -153,7 +239,7 @@ impl Writer {
         self.out.extend_from_slice(b",\"structuredContent\":");
         match &reply.data {
             Data::Now(data) => sonic_rs::to_writer(&mut self.out, data).map_err(ToolError::internal)?,
-            Data::Before(data) => self.out.extend_from_slice(data.get().as_bytes()),
+            Data::Before(before) => self.out.extend_from_slice(before.data.get().as_bytes()),
         }
         Ok(self.finish(false, reply.meta.as_deref()))
     }
@@ -194,7 +280,10 @@ impl<T: Serialize + JsonSchema> IntoReply for Reply<T> {
     }
 
     fn write(self, writer: Writer) -> Result<Written, ToolError> {
-        writer.reply(&self)
+        match &self.data {
+            Data::Before(before) if !before.matches_output::<T>() => Ok(writer.plain(&before.message(&self.text), true)),
+            _ => writer.reply(&self),
+        }
     }
 }
 
@@ -273,9 +362,48 @@ mod tests {
     #[test]
     fn a_remembered_reply_is_the_same() {
         let reply = || Reply::new(json!({"n": 1.0, "s": "a\"b"}), "one \"thing\"").meta(&json!({"w": [1]}));
-        let again = Reply::<Value>::remembered(&reply().to_remember()).unwrap();
-        assert_eq!(again.to_remember(), reply().to_remember());
+        let remembered = reply().to_remember("1.0.0+test", false);
+        let again = Reply::<Value>::remembered(&remembered).unwrap();
+        assert_eq!(again.to_remember("1.0.0+test", false), remembered);
         assert_eq!(written(again, b"\"s\":1"), written(reply(), b"\"s\":1"));
+    }
+
+    #[derive(Serialize, JsonSchema)]
+    struct Order {
+        id: u32,
+        city: String,
+    }
+
+    /// As 21443b4 and every build before wrote it.
+    const OLD: &str = r#"{"text":"Order 1.","data":{"id":1},"meta":null}"#;
+
+    #[test]
+    fn a_remembered_reply_that_the_output_schema_forbids_is_told_in_words() {
+        let text = |value: &Value| value["content"][0]["text"].as_str().unwrap().to_owned();
+        let known = r#"{"build":"1.0.0+a","text":"Order 1.","data":{"id":1,"city":7},"meta":null}"#;
+        for (remembered, by) in [(OLD, "by another release"), (known, "by release 1.0.0+a")] {
+            let reply = written(Reply::<Order>::remembered(remembered).unwrap(), b"");
+            assert!(reply["isError"] == true && reply.get("structuredContent").is_none(), "{reply}");
+            assert!(text(&reply).starts_with("This call was already carried out, ") && text(&reply).contains(by), "{reply}");
+            assert!(text(&reply).ends_with("Order 1."), "{reply}");
+        }
+        // One that matches is given as it is, whoever wrote it, with members that this build does not know.
+        let newer = r#"{"build":"3.0.0+c","text":"Order 1.","data":{"id":1,"city":"Bonn","zip":"53111"},"meta":null}"#;
+        let reply = written(Reply::<Order>::remembered(newer).unwrap(), b"");
+        assert_eq!(reply["structuredContent"], json!({"id": 1, "city": "Bonn", "zip": "53111"}));
+        assert_eq!(reply["isError"], false);
+    }
+
+    #[test]
+    fn an_application_can_translate_a_remembered_reply() {
+        let city = |old: Value| Some(Order { id: serde_json::from_value(old["id"].clone()).ok()?, city: "unknown".to_owned() });
+        let reply = written(Reply::<Order>::remembered(OLD).unwrap().translate(city), b"");
+        assert_eq!((&reply["structuredContent"], &reply["isError"]), (&json!({"id": 1, "city": "unknown"}), &json!(false)));
+        let reply = written(Reply::<Order>::remembered(OLD).unwrap().translate(|_| None), b"");
+        assert_eq!(reply["isError"], true);
+        let fits = r#"{"text":"Order 1.","data":{"id":1,"city":"Bonn"},"meta":null}"#;
+        let reply = Reply::<Order>::remembered(fits).unwrap().translate(|_| panic!("there is nothing to translate"));
+        assert_eq!(written(reply, b"")["structuredContent"]["city"], "Bonn");
     }
 
     #[test]
@@ -294,7 +422,7 @@ mod tests {
         // What is remembered is what the tool said.
         let reply = Reply::new(json!({}), "one");
         writer().reply(&reply).unwrap();
-        assert!(!reply.to_remember().contains("note"));
+        assert!(!reply.to_remember("1.0.0+test", false).contains("note"));
     }
 
     #[test]

@@ -161,6 +161,12 @@ impl Seal {
         Ok(self.codec()?.open_json_with(sealed, &self.purpose).map_err(refused)?)
     }
 
+    /// What a sealed state says, whatever it says; `None` when this caller was not given it for this tool and these arguments,
+    /// or when it is too old. Two seals of the same state differ, because each holds the time it was made.
+    pub(crate) fn peek(&self, sealed: &str) -> Option<serde_json::Value> {
+        self.states.codec.get()?.open_json_with(sealed, &self.purpose).ok()
+    }
+
     fn codec(&self) -> Result<&RequestStateCodec, ToolError> {
         self.states.codec.get().ok_or_else(|| ToolError::internal("the keys of request states are not there yet"))
     }

@@ -10,6 +10,7 @@ use bg_runtime::{
 use tokio::task::JoinHandle;
 
 use crate::{
+    audit,
     conversations::calls::Calls,
     drainage::Drainage,
     http::edge::Edge,
@@ -39,6 +40,7 @@ pub struct Running {
     pub(super) control: Option<Control>,
     pub(super) drainage: Option<Drainage>,
     pub(super) calls: Option<Arc<Calls>>,
+    pub(super) audit: Option<Arc<audit::Log>>,
 }
 
 // === impl Running ===
@@ -81,10 +83,16 @@ impl Running {
         };
         let drained = self.lifecycle.depart(why, &self.timing, self.hooks, closed, now).await;
         listening.abort();
-        if let Some(calls) = self.calls {
-            // In vain when the database is away.
-            let _ = tokio::time::timeout(GOODBYE_DEADLINE, calls.written()).await;
-        }
+        let written = async {
+            if let Some(calls) = self.calls {
+                calls.written().await;
+            }
+            if let Some(audit) = self.audit {
+                audit.written().await;
+            }
+        };
+        // In vain when the database is away.
+        let _ = tokio::time::timeout(GOODBYE_DEADLINE, written).await;
         for helper in &self.helpers {
             helper.abort();
         }

@@ -1,16 +1,16 @@
 //! What an application shares with the other processes on its database, as far as its migrations have the tables for it.
 //! Without a table the thing lives as long as the process, or is not there.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bg_runtime::{
-    Database, Lifecycle, Release,
+    Database, Lifecycle,
     storage::{Control, migration::Migration},
 };
 use tokio::task::JoinHandle;
 
 use crate::{
-    answers,
+    answers, audit,
     config::HttpConfig,
     conversations::{self, calls::Calls},
     drainage::Drainage,
@@ -29,12 +29,13 @@ use crate::{
 
 /// Everything that is shared.
 pub(super) struct Sharing {
-    release: Release,
     control: Option<Control>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) streams: Option<Arc<Streams>>,
     pub(super) published: Published,
     pub(super) calls: Option<(Arc<Calls>, Database)>,
+    pub(super) audit: Option<(Arc<audit::Log>, Database)>,
+    audit_retention: Option<Duration>,
     pub(super) pins: Option<Pins>,
     pub(super) drainage: Option<Drainage>,
     /// The way to the other replicas.
@@ -87,14 +88,15 @@ impl Sharing {
                 None => Sessions::new(config.sessions),
             }),
             published: Published::new(&parts.widgets, with(&published::MIGRATION)),
-            calls: with(&conversations::MIGRATIONS[1]).map(|database| (Arc::new(Calls::new()), database)),
+            calls: with(&conversations::MIGRATIONS[1]).map(|database| (Arc::new(Calls::new(release)), database)),
+            audit: with(&audit::MIGRATION).map(|database| (Arc::new(audit::Log::new(release)), database)),
+            audit_retention: config.audit_retention,
             // Also without a tool that pins: the build before may have had one.
             pins: controlled.clone().map(|(database, _)| Pins::new(database, release, config.pins, wants_pins)),
             drainage: controlled
                 .map(|(database, control)| Drainage::new(database, control, release.clone(), config.pins, advertised)),
             keys_in: with(&pins::MIGRATION),
             answers: with(&answers::MIGRATION),
-            release: release.clone(),
             control,
         }
     }
@@ -105,6 +107,7 @@ impl Sharing {
             published: self.published.clone(),
             calls: self.calls.as_ref().map(|(calls, _)| calls.clone()),
             pins: self.pins.clone(),
+            audit: self.audit.as_ref().map(|(log, _)| log.clone()),
         }
     }
 
@@ -113,14 +116,15 @@ impl Sharing {
         // Asked for here and not in the task, which may run only after the control follows.
         let told = self.control.as_ref().map(|control| control.hear(ENDED));
         let pinned = self.control.as_ref().map(|control| control.hear(pins::PINNED));
-        let (sessions, release, lifecycle) = (self.sessions, self.release, lifecycle.clone());
+        let (sessions, lifecycle, retention) = (self.sessions, lifecycle.clone(), self.audit_retention);
         let keeping = tokio::spawn(async move { tokio::join!(sessions.keep(told), served.end_with_their_sessions()).0 });
         let following = self.control.map(|control| tokio::spawn(control.follow()));
         let answers = self.answers.map(|database| tokio::spawn(answers::look_after(database)));
-        let calls = self.calls.map(|(calls, database)| tokio::spawn(async move { calls.keep(database, release).await }));
+        let calls = self.calls.map(|(calls, database)| tokio::spawn(async move { calls.keep(database).await }));
+        let audit = self.audit.map(|(log, database)| tokio::spawn(async move { log.keep(database, retention).await }));
         let pins = self.pins.zip(pinned).map(|(pins, told)| tokio::spawn(async move { pins.look_after(told).await }));
         let drainage = self.drainage.map(|drainage| tokio::spawn(async move { drainage.report(lifecycle).await }));
-        [Some(keeping), following, answers, calls, pins, drainage].into_iter().flatten().collect()
+        [Some(keeping), following, answers, calls, audit, pins, drainage].into_iter().flatten().collect()
     }
 }
 

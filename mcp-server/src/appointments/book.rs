@@ -96,12 +96,18 @@ async fn book_appointment(
         Booked::New(appointment) => ("Booked: ", appointment),
         Booked::Before(appointment) => ("This was booked before, and nothing was added: ", appointment),
     };
+    act.concerns(concerned(&appointment));
     Ok(act.answer(changed(opening, appointment)).await?)
 }
 
 /// An optional text; an empty one is none.
 fn optional<'a>(argument: &'static str, said: Option<&'a str>, most: usize) -> Result<Option<&'a str>, AppointmentError> {
     said.filter(|said| !said.trim().is_empty()).map(|said| text(argument, said, most)).transpose()
+}
+
+/// The appointment as the audit log names it.
+pub(super) fn concerned(appointment: &Appointment) -> String {
+    format!("appointment {}", appointment.id)
 }
 
 /// The reply of every tool that changes an appointment.

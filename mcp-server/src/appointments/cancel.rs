@@ -6,11 +6,12 @@ use widgets::APPOINTMENTS;
 
 use super::{
     AppState, AppointmentError, Appointments, Changed, Drawn, WRITE,
-    book::changed,
+    book::{changed, concerned},
     store::{Cancelled, id},
 };
 use crate::{
     Reply, Tool,
+    audit::Audit,
     extract::{Parameters, Principal, State},
 };
 
@@ -42,9 +43,13 @@ async fn cancel_appointment(
     State(appointments): State<Appointments>,
     caller: Principal,
     Parameters(wish): Parameters<CancelAppointment>,
+    audit: Audit,
 ) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
-    Ok(match appointments.cancel(appointments.owner(&caller, wish.user_id.as_deref())?, id(&wish.appointment_id)?).await? {
-        Cancelled::Now(appointment) => changed("Cancelled: ", appointment),
-        Cancelled::Before(appointment) => changed("It was cancelled already: ", appointment),
-    })
+    let owner = appointments.owner(&caller, wish.user_id.as_deref())?;
+    let (opening, appointment) = match appointments.cancel(owner, id(&wish.appointment_id)?).await? {
+        Cancelled::Now(appointment) => ("Cancelled: ", appointment),
+        Cancelled::Before(appointment) => ("It was cancelled already: ", appointment),
+    };
+    audit.concerns(concerned(&appointment));
+    Ok(changed(opening, appointment))
 }

@@ -8,12 +8,13 @@ use widgets::APPOINTMENTS;
 
 use super::{
     AppState, AppointmentError, Appointments, Changed, Drawn, WRITE,
-    book::changed,
+    book::{changed, concerned},
     store::{Move, id},
     time::{self, Period, TimeError},
 };
 use crate::{
     Reply, Tool,
+    audit::Audit,
     extract::{Parameters, Principal, State},
 };
 
@@ -54,6 +55,7 @@ async fn reschedule_appointment(
     State(appointments): State<Appointments>,
     caller: Principal,
     Parameters(wish): Parameters<RescheduleAppointment>,
+    audit: Audit,
 ) -> Result<Reply<Drawn<Changed>>, AppointmentError> {
     let owner = appointments.owner(&caller, wish.user_id.as_deref())?;
     let id = id(&wish.appointment_id)?;
@@ -72,5 +74,6 @@ async fn reschedule_appointment(
         (Some(_), Some(_)) => return Err(TimeError::OneEnd.into()),
     };
     let moved = appointments.reschedule(&Move { id, owner, starts_at, ends_at, time_zone: time::zone_name(&zone) }).await?;
+    audit.concerns(concerned(&moved));
     Ok(changed("Moved: ", moved))
 }

@@ -20,10 +20,12 @@ use uuid::Uuid;
 use super::{
     Route, Server, Shared,
     envelope::{self, Envelope},
+    questions,
 };
 use crate::{
-    error::{Chain, Kind, ToolError},
+    audit,
     authentication::rejections::Reason,
+    error::{Chain, Kind, ToolError},
     extract::{Call, Principal},
     http::body::Payload,
     reply::{Writer, Written},
@@ -271,6 +273,7 @@ async fn call(
         shape: &route.shape,
         acts: route.acts,
         ignored: OnceLock::new(),
+        audit: server.audit(route, principal, name),
         named: OnceLock::new(),
         begun: OnceLock::new(),
         peer: None,
@@ -382,6 +385,9 @@ async fn attempt(
     let ended = |result, outcome| {
         let elapsed = started.elapsed();
         route.operation.record(elapsed, outcome);
+        if let Some(record) = &call.audit {
+            record.end(audit::word(outcome));
+        }
         tracing::debug!(tool.name = name, duration_us = elapsed.as_micros(), outcome = ?outcome, "called {name}");
         (result, outcome)
     };
@@ -391,25 +397,35 @@ async fn attempt(
     }
     // The door says it better, for whatever it reads as a call. Here is what every call comes by.
     if let Some(words) = route.beyond(call.principal) {
+        server.rejections.count(Reason::InsufficientScope, Some(name));
         return mistake(&words);
     }
     // Clients keep the list of tools for days, so a tool that is switched off stays listed and says so itself.
     if server.is_switched_off(route, call) {
         return mistake("this tool is switched off for the moment; do without it, or try again later");
-        server.rejections.count(Reason::InsufficientScope, Some(name));
     }
     let running = match (route.run)(call, begin()) {
         Ok(running) => running,
         Err(rejection) => return mistake(&rejection.0),
     };
+    if let Some(record) = &call.audit {
+        record.begin();
+    }
     let outcome = tokio::select! {
         biased;
         outcome = tokio::time::timeout(server.call_timeout, tool::guarded(running)) => outcome,
         () = cancelled(call) => return ended(Err(Failure::CANCELLED), Outcome::Error("cancelled")),
         () = server.lifecycle.cut().cancelled() => return ended(Err(Failure::CUT), Outcome::Error("cut")),
     };
-    let outcome = outcome.map(|outcome| outcome.map_err(ToolError::into_kind));
-    let has_succeeded = matches!(outcome, Ok(Ok(Written::Open { is_error: false, .. } | Written::Response(_))));
+    let outcome =
+        outcome.map(|outcome| outcome.map_err(ToolError::into_kind).and_then(|written| questions::check(written, call)));
+    // A question is no success yet: the boundary that a call of the tool reaches is not reached.
+    let has_succeeded = matches!(&outcome, Ok(Ok(written)) if !written.is_error() && !written.is_question());
+    if let (Ok(Ok(written)), Some(record)) = (&outcome, &call.audit)
+        && written.is_question()
+    {
+        record.end("input_required");
+    }
     // The call was made and has its answer; a database that is slow now must not withhold it.
     if tokio::time::timeout(REMEMBERED_WITHIN, remember(server, name, route, call, has_succeeded)).await.is_err() {
         tracing::warn!(tool.name = name, "what a conversation keeps of a call took too long");
@@ -421,8 +437,8 @@ async fn attempt(
             ended(Err(Failure::TOO_LARGE), Outcome::Error("too_large"))
         }
         Ok(Ok(written)) => {
-            let is_error = matches!(written, Written::Open { is_error: true, .. });
-            ended(Ok(written), if is_error { Outcome::ToolError } else { Outcome::Ok })
+            let outcome = if written.is_error() { Outcome::ToolError } else { Outcome::Ok };
+            ended(Ok(written), outcome)
         }
         Ok(Err(Kind::Caller(words))) => mistake(&words),
         Ok(Err(Kind::Protocol(error))) => {

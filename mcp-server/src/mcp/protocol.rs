@@ -121,6 +121,7 @@ impl ServerHandler for Protocol {
             shape: &route.shape,
             acts: route.acts,
             ignored: OnceLock::new(),
+            audit: server.audit(route, &principal, &name),
             named: OnceLock::new(),
             begun: OnceLock::new(),
             peer: Some(peer),
