@@ -40,6 +40,7 @@ pub use self::{
 use crate::{
     App, ToolError, answers, audit,
     conversations::{self, Conversations},
+    person::PersonalData,
     pins, published, row_security, sessions,
 };
 
@@ -73,6 +74,9 @@ pub const MIGRATIONS: &[Migration] = &[
     row_security::BY_OWNER,
     Migration::new("0101_appointments_row_security", include_str!("../migrations/0101_appointments_row_security/expand.sql")),
 ];
+
+/// What of these tables is a person's.
+pub const PERSONAL_DATA: &[PersonalData] = &[PersonalData::new("appointments", "user_id = $1")];
 
 /// What a model is told of the server as a whole.
 const INSTRUCTIONS: &str = "Searches, books, moves and cancels appointments of a user. Give times with an offset \

@@ -2,6 +2,7 @@
 
 pub(crate) mod contract;
 pub(crate) mod migrate;
+pub(crate) mod person;
 
 use std::{
     fmt::Display,

@@ -36,6 +36,7 @@ pub mod drainage;
 pub mod error;
 pub mod extract;
 pub mod limits;
+pub mod person;
 pub mod pins;
 pub mod prompt;
 pub mod published;

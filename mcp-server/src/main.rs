@@ -37,6 +37,8 @@ enum Command {
     Contract(command::contract::Contract),
     /// List the widgets that hosts can read, or take one back.
     Widget(command::contract::Widget),
+    /// Print or erase everything that is stored for one person.
+    Person(command::person::Person),
     /// Print what is configured, with defaults and reasons; secrets hidden.
     Config,
     /// Ask a running server for its health, as a container's health check.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Flag(flag) => command::migrate::flag(flag),
         Command::Contract(contract) => command::contract::contract(contract),
         Command::Widget(widget) => command::contract::widget(widget),
+        Command::Person(person) => command::person::person(person),
         Command::Config => command::config(),
         Command::Health(health) => command::health(&health),
     }
