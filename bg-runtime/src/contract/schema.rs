@@ -311,9 +311,9 @@ impl Comparison<'_> {
         let (own, theirs) = (members(narrow), members(wide));
         let (own, theirs) = (own.as_ref().unwrap_or(&empty), theirs.as_ref().unwrap_or(&empty));
         let (required, needed) = (required(narrow), required(wide));
-        for name in needed.iter().copied() {
-            if !required.contains(&name) {
-                self.note(path, What::Missing(name.to_owned()));
+        for name in &needed {
+            if !required.contains(name) {
+                self.note(path, What::Missing((*name).to_owned()));
             }
         }
         let others = wide.get("additionalProperties");
