@@ -29,6 +29,7 @@ mod overload;
 mod published;
 mod rollout;
 mod row_security;
+mod same_id;
 mod secrets;
 mod sessions;
 #[cfg(target_os = "linux")]

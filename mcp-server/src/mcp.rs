@@ -17,12 +17,16 @@ macro_rules! whole_list {
 pub(crate) mod door;
 pub(crate) mod envelope;
 pub(crate) mod forward;
+mod in_flight;
 pub(crate) mod lean;
 mod misread;
 pub(crate) mod networks;
 pub(crate) mod protocol;
 mod questions;
+mod refusal;
 pub(crate) mod replica;
+pub(crate) mod request_id;
+mod response_stream;
 pub(crate) mod served;
 mod subscriptions;
 
@@ -36,6 +40,7 @@ use rmcp::model::{
 use serde_json::{Value, json};
 use widgets::Widget;
 
+use self::in_flight::InFlight;
 use crate::{
     arguments::Shape,
     audit,
@@ -68,6 +73,8 @@ pub(crate) struct Server {
     /// The largest result of a tool, in bytes; 0 is no limit.
     pub(crate) response_limit: usize,
     pub(crate) sessions: Arc<Sessions>,
+    /// What a client of a session can cancel.
+    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) config: ServerConfig,
     pub(crate) routes: HashMap<String, Route>,
     /// In the order of their names, so that `tools/list` never changes without a change.
@@ -223,6 +230,7 @@ impl Server {
             call_timeout,
             response_limit,
             sessions,
+            in_flight: Arc::default(),
             config,
             routes,
             tools,

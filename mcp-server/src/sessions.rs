@@ -267,6 +267,17 @@ impl Sessions {
         }
     }
 
+    /// The revision that was agreed on with the client of this session.
+    pub(crate) fn revision(&self, id: &str) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Initialize {
+            #[serde(rename = "protocolVersion")]
+            revision: String,
+        }
+        let initialize = self.lock().sessions.get(&parse(id)?)?.initialize.clone();
+        serde_json::from_str::<Initialize>(&initialize).ok().map(|initialize| initialize.revision)
+    }
+
     /// How many are in memory.
     pub fn count(&self) -> usize {
         self.lock().sessions.len()

@@ -116,7 +116,7 @@ impl Witness {
     }
 
     /// Closes the clients, and reports.
-    pub async fn leave(mut self) -> Report {
+    pub async fn leave(self) -> Report {
         self.typescript.leave().await;
         let with_sessions = Library::ALL.iter().filter(|library| library.protocol_version() == "2025-11-25").count();
         let clients = self.python.len() + 1;

@@ -25,6 +25,7 @@ use super::{
     lean::{self, Lean, SESSION_ID},
     misread::{self, is_misread, is_never_offered},
     protocol::Protocol,
+    refusal::in_json,
     replica::{FORWARDED, PROOF},
     served::Served,
 };
@@ -41,6 +42,9 @@ use crate::{
     pins::Place,
     sessions::streams::Streams,
 };
+
+/// How a client of a session takes a request back.
+const CANCELLED: &str = "notifications/cancelled";
 
 /// What a client without sessions hears of changes by (2026-07-28).
 pub(super) const LISTEN: &str = "subscriptions/listen";
@@ -388,8 +392,10 @@ impl Door {
             if let Some(Lean::Answer { status, body, .. }) = refusal {
                 return answered(status, body);
             }
-            // A session without a service has nothing that a notification could reach, and gets none built for it.
-            if id.is_none() && envelope.method.is_some() && !self.served.is_served(&parts.headers).await {
+            // A session without a service has nothing that a notification could reach, and gets none built for it. A call on the
+            // fast path needs none to be cancelled.
+            let is_cancellation = envelope.method.as_deref() == Some(CANCELLED);
+            if id.is_none() && envelope.method.is_some() && !is_cancellation && !self.served.is_served(&parts.headers).await {
                 return accepted();
             }
         } else if id.is_none() && envelope.method.is_some() {
@@ -407,6 +413,9 @@ impl Door {
         {
             let status = if stateless { StatusCode::NOT_FOUND } else { StatusCode::OK };
             return json(status, error(Some(id), envelope::METHOD_NOT_FOUND, &envelope::method_not_found(method)));
+        }
+        if in_session && id.is_none() && envelope.method.as_deref() == Some(CANCELLED) {
+            return self.cancel(parts, body, envelope).await;
         }
         // A response to a question that another process asked: the balancer does not know who did.
         if in_session
@@ -435,11 +444,11 @@ impl Door {
         let method = envelope.method.as_deref().unwrap_or("response");
         let started = std::time::Instant::now();
         let answer = if in_session && needs_session(method) {
-            self.served.post(parts, body.clone()).await
+            self.served.post(parts, body.clone(), envelope, wants_stream).await
         } else {
             parts.headers.remove(SESSION_ID);
             let answer = self.without_sessions.handle(Request::from_parts(parts, Full::new(body.clone()))).await;
-            let mut answer = answer.map(|body| Payload::Body(axum::body::Body::new(body)));
+            let mut answer = in_json(answer, id).await;
             if method == "tools/list" && self.authenticator.resource().is_some() {
                 answer = self.with_security_schemes(answer).await;
             }
@@ -508,7 +517,28 @@ impl Door {
         if answer.status() == StatusCode::ACCEPTED {
             return without_content();
         }
-        answer.map(|body| Payload::Body(axum::body::Body::new(body)))
+        in_json(answer, None).await
+    }
+
+    /// A client takes a request of its session back: the newest that has the id it names. Nothing is answered, whatever it
+    /// reached (MCP, cancellation).
+    async fn cancel(&self, parts: Parts, body: &Bytes, envelope: &Envelope<'_>) -> Answer {
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            #[serde(borrow, rename = "requestId")]
+            id: &'a RawValue,
+        }
+        let named = envelope.params.and_then(envelope::object::<Params<'_>>);
+        let (Some(named), Some(session)) = (named, lean::session_id(&parts.headers)) else { return accepted() };
+        if !self.served.cancel(session, named.id.get()).await
+            && !parts.headers.contains_key(FORWARDED)
+            && let Some(forward) = &self.forward
+            && let Some((instance, address)) = self.served.holder(&parts.headers, named.id.get()).await
+        {
+            // One that gets lost is like one that came too late.
+            let _ = self.unless_cut(forward.hand(&parts, body.clone(), &address, &instance)).await;
+        }
+        accepted()
     }
 }
 

@@ -353,7 +353,7 @@ pub(crate) async fn run(
     started: Instant,
 ) -> Result<Written, Failure> {
     if !context::enabled() {
-        return attempt(server, name, route, call, begin, started).await.0;
+        return attempt(server, origin.id, name, route, call, begin, started).await.0;
     }
     let text = |name| origin.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     let meta: Option<serde_json::Map<_, _>> = call.meta.and_then(|meta| serde_json::from_str(meta.get()).ok());
@@ -367,7 +367,7 @@ pub(crate) async fn run(
         session_id: text(SESSION_ID),
     };
     let span = context::operation_span(&described, remote);
-    let (written, outcome) = attempt(server, name, route, call, begin, started).instrument(span.clone()).await;
+    let (written, outcome) = attempt(server, origin.id, name, route, call, begin, started).instrument(span.clone()).await;
     context::finish(&span, outcome);
     written
 }
@@ -376,6 +376,7 @@ pub(crate) async fn run(
 /// all become what the client may see. What went wrong on our side is logged here, once.
 async fn attempt(
     server: &Server,
+    id: &str,
     name: &str,
     route: &Route,
     call: &Call<'_>,
@@ -414,7 +415,7 @@ async fn attempt(
     let outcome = tokio::select! {
         biased;
         outcome = tokio::time::timeout(server.call_timeout, tool::guarded(running)) => outcome,
-        () = cancelled(call) => return ended(Err(Failure::CANCELLED), Outcome::Error("cancelled")),
+        () = cancelled(server, id, call) => return ended(Err(Failure::CANCELLED), Outcome::Error("cancelled")),
         () = server.lifecycle.cut().cancelled() => return ended(Err(Failure::CUT), Outcome::Error("cut")),
     };
     let outcome =
@@ -487,11 +488,13 @@ async fn remember(server: &Server, name: &str, route: &Route, call: &Call<'_>, h
     }
 }
 
-/// Resolves when the client takes the call back. Off rmcp's path that is the end of its connection, which drops the call.
-async fn cancelled(call: &Call<'_>) {
-    match &call.peer {
-        Some(peer) => peer.context.ct.cancelled().await,
-        None => std::future::pending().await,
+/// Resolves when the client cancels the call. A client without a session does that by closing its connection, which drops the
+/// call.
+async fn cancelled(server: &Server, id: &str, call: &Call<'_>) {
+    match (&call.peer, call.session) {
+        (Some(peer), _) => peer.context.ct.cancelled().await,
+        (None, Some(session)) => server.in_flight.cancelled(session, id).await,
+        (None, None) => std::future::pending().await,
     }
 }
 

@@ -26,7 +26,7 @@ use rmcp::{
 use serde_json::value::to_raw_value;
 
 use super::{
-    Server, cache_ttl_ms, envelope, lean, server_meta,
+    Server, cache_ttl_ms, envelope, lean, request_id, server_meta,
     subscriptions::{Subscriptions, tell_listener},
 };
 use crate::{
@@ -100,6 +100,11 @@ impl ServerHandler for Protocol {
             to_raw_value(&request.arguments.unwrap_or_default()).map_err(|error| internal(Asked::Tool(&name), &error))?;
         let meta = to_raw_value(&context.meta).map_err(|error| internal(Asked::Tool(&name), &error))?;
         let id = context.id.to_string();
+        // What a tool reads, and a trace names, is the client's own.
+        let (meta, id) = match self.session {
+            Some(_) => (request_id::restore_meta(meta), request_id::client_id(&id).unwrap_or(&id)),
+            None => (meta, &*id),
+        };
         let is_stateless = is_stateless(&context);
         let headers = of(&context, |parts| Some(parts.headers.clone())).unwrap_or_default();
         let principal = of(&context, |parts| parts.extensions.get::<Principal>().cloned()).unwrap_or_default();
@@ -126,7 +131,7 @@ impl ServerHandler for Protocol {
             begun: OnceLock::new(),
             peer: Some(peer),
         };
-        let origin = lean::Origin { headers: &headers, id: &id };
+        let origin = lean::Origin { headers: &headers, id };
         match lean::run(server, &origin, &name, route, &call, || Writer { out: Vec::new(), meta: b"", note: None }, started).await
         {
             Ok(Written::Response(response)) => Ok(match *response {

@@ -3,40 +3,41 @@
 //! What must stay true: a stream that broke is read on from any process, by its own session alone; a call whose process died
 //! is made again where its client comes next, if making it twice does no harm, and is told of otherwise.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use bg_runtime::{Lifecycle, lifecycle::Work};
+use bg_runtime::database::DatabaseError;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyDataStream, BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyDataStream, Full, combinators::BoxBody};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService,
     session::{SessionManager, local::LocalSessionManager},
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use super::{
     Server,
     door::{self, is_stream},
     envelope::{self, Envelope},
+    in_flight::Reached,
     lean::{self, SESSION_ID},
     protocol::Protocol,
+    refusal::{in_json, in_json_of_session},
+    request_id::{self, StreamEvent},
+    response_stream::{self, MAX_UNATTENDED, ResponseStream, SessionCall, Shared},
 };
 use crate::{
     answers,
     http::body::Payload,
-    sessions::streams::{Begun, Event, PAGE, Place, Streams},
+    sessions::streams::{Begun, Event, FOLLOW_INTERVAL, PAGE, Place, Streams},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -47,6 +48,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(100);
 /// Below every proxy's idle timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The first revision whose clients expect an event without a message: it says where a stream begins.
+const EMPTY_EVENTS_SINCE: &str = "2025-11-25";
 /// Events on their way to a slow reader. More wait in the database.
 const WAITING: usize = 16;
 
@@ -57,7 +60,7 @@ pub(crate) struct Served {
     /// Who may wake a session up; see [`Served::ask`].
     turns: [tokio::sync::Mutex<()>; 64],
     service: StreamableHttpService<Protocol, LocalSessionManager>,
-    streams: Option<Arc<Streams>>,
+    shared: Shared,
 }
 
 type Answer = Response<Payload>;
@@ -78,10 +81,15 @@ impl Served {
         };
         Self {
             service: StreamableHttpService::new(of_session, manager.clone(), config),
+            shared: Shared {
+                manager: manager.clone(),
+                lifecycle: server.lifecycle.clone(),
+                streams,
+                unattended: Arc::new(Semaphore::new(MAX_UNATTENDED)),
+            },
             server,
             manager,
             turns: std::array::from_fn(|_| Default::default()),
-            streams,
         }
     }
 
@@ -104,33 +112,114 @@ impl Served {
         }
     }
 
-    /// A message of a session. The stream that answers a request is remembered before the client hears of it.
-    pub(crate) async fn post(&self, parts: Parts, body: Bytes) -> Answer {
-        let session = session_of(&parts.headers);
-        let answer = self.ask(Request::from_parts(parts, Full::new(body.clone()))).await;
-        let (Some(streams), Some(session), true) = (&self.streams, session, is_stream(answer.headers())) else {
-            return answer.map(|body| Payload::Body(Body::new(body)));
+    /// Answers a message of a session, which was read from `body`.
+    pub(crate) async fn post(&self, parts: Parts, body: Bytes, message: &Envelope<'_>, wants_stream: bool) -> Answer {
+        let begun = match (lean::session_id(&parts.headers), message.id, &message.method) {
+            (Some(session), Some(id), Some(_)) => {
+                let session = session.to_owned();
+                self.begin(parts, &session, id.get(), &body, message, wants_stream).await
+            }
+            _ => Err(in_json(self.ask(Request::from_parts(parts, Full::new(body))).await, None).await),
         };
-        let (head, mut stream) = answer.into_parts();
-        // Its first event says where the stream begins.
-        let first = match stream.frame().await {
-            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        match begun {
+            Ok((head, _, stream)) => Response::from_parts(head, Payload::Body(Body::from_stream(stream))),
+            Err(answer) => answer,
+        }
+    }
+
+    /// Hands a request of a session to rmcp, under an id of its own. The stream that answers it is remembered before the client
+    /// sees any of it.
+    async fn begin(
+        &self,
+        parts: Parts,
+        session: &str,
+        id: &str,
+        body: &Bytes,
+        request: &Envelope<'_>,
+        wants_stream: bool,
+    ) -> Result<(http::response::Parts, Option<Place>, ResponseStream), Answer> {
+        let entry = self.server.in_flight.enter(session, id);
+        let unique = request_id::assign(body, request, entry.sequence());
+        let mut call = SessionCall::new(self.shared.clone(), session, entry, wants_stream);
+        let answer = self.ask(Request::from_parts(parts, Full::new(unique))).await;
+        if !is_stream(answer.headers()) {
+            return Err(in_json_of_session(answer, id).await);
+        }
+        let (head, events) = answer.into_parts();
+        let mut events = BodyDataStream::new(events);
+        // The first event says where the stream begins.
+        let first = match events.next().await {
+            Some(Ok(first)) => first,
             None | Some(Err(_)) => Bytes::new(),
         };
-        if let (Some(place), Ok(request)) = (place_of(&first), std::str::from_utf8(&body))
-            && let Ok(id) = place.stream.parse()
-            && let Err(failure) = streams.begin(id, session, request).await
+        let place = place_of(&first);
+        if let (Some(streams), Some(place), Ok(session), Ok(request)) =
+            (&self.shared.streams, &place, Uuid::try_parse(session), std::str::from_utf8(body))
+            && let Ok(stream) = place.stream.parse()
         {
-            tracing::warn!(error = %failure, "a call cannot be taken over should this process die: {failure}");
+            match streams.begin(stream, session, request).await {
+                Ok(()) => call.remember(stream),
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "a call cannot be taken over should this process die: {failure}");
+                }
+            }
         }
-        let rest = Rest { stream: Some(BodyDataStream::new(stream)), lifecycle: self.server.lifecycle.clone() };
-        Response::from_parts(head, Payload::Body(Body::from_stream(futures_util::stream::iter([Ok(first)]).chain(rest))))
+        Ok((head, place, ResponseStream::new(call, first, events, self.takes_empty_events(session))))
+    }
+
+    /// Cancels the newest request of the session with this id, if this process has one.
+    pub(crate) async fn cancel(&self, session: &str, id: &str) -> bool {
+        match self.server.in_flight.cancel(session, id) {
+            Some(Reached::Service(internal)) => {
+                response_stream::cancel(&self.manager, session, &internal).await;
+                true
+            }
+            Some(Reached::Call) => true,
+            None => false,
+        }
+    }
+
+    /// The replica that has the newest request of the session with this id, and its address, if that is another one.
+    pub(crate) async fn holder(&self, headers: &HeaderMap, id: &str) -> Option<(String, String)> {
+        let (streams, session) = (self.shared.streams.as_ref()?, session_of(headers)?);
+        let is_meant = |request: &str| {
+            let request = Envelope::read(request.as_bytes()).ok();
+            request.and_then(|request| request.id).is_some_and(|of_request| request_id::same(of_request.get(), id))
+        };
+        match streams.holder(session, is_meant).await {
+            Ok(holder) => holder,
+            Err(failure) => {
+                tracing::warn!(error = %failure, "which replica has a request could not be looked up: {failure}");
+                None
+            }
+        }
+    }
+
+    /// Whether a session's client is sent events without a message: clients of earlier revisions read one as a broken message.
+    fn takes_empty_events(&self, session: &str) -> bool {
+        self.server.sessions.revision(session).is_some_and(|revision| revision.as_str() >= EMPTY_EVENTS_SINCE)
+    }
+
+    /// A stream of a session as its client sees it.
+    async fn own_events(&self, parts: Parts) -> Result<impl futures_util::Stream<Item = Bytes> + Send + use<>, Answer> {
+        let takes_empty = lean::session_id(&parts.headers).is_some_and(|session| self.takes_empty_events(session));
+        let answer = self.ask(Request::from_parts(parts, Full::default())).await;
+        if !is_stream(answer.headers()) {
+            return Err(in_json(answer, None).await);
+        }
+        Ok(BodyDataStream::new(answer.into_body()).filter_map(move |event| {
+            let Ok(event) = event;
+            std::future::ready(match request_id::restore_event(event) {
+                StreamEvent::Response(event) | StreamEvent::Other(event) => Some(event),
+                StreamEvent::Empty(event) => takes_empty.then_some(event),
+            })
+        }))
     }
 
     /// The request of a stream that a client wants to read on, when whoever answered it died and nobody has taken over.
     pub(crate) async fn orphaned(&self, headers: &HeaderMap) -> Option<String> {
         let place = Place::parse(headers.get(LAST_EVENT_ID)?.to_str().ok()?)?;
-        let (streams, session, stream) = (self.streams.as_ref()?, session_of(headers)?, place.stream.parse().ok()?);
+        let (streams, session, stream) = (self.shared.streams.as_ref()?, session_of(headers)?, place.stream.parse().ok()?);
         // What cannot be looked up is looked up again below, and said there.
         let begun = streams.find(stream, session).await.ok()??;
         let is_open = begun.continued_by.is_none() && !begun.is_answered;
@@ -139,7 +228,7 @@ impl Served {
 
     /// The process that waits for a client's response in this session, and where it is, if that is another one.
     pub(crate) async fn asked_by(&self, headers: &HeaderMap) -> Option<(String, String)> {
-        let (streams, session) = (self.streams.as_ref()?, session_of(headers)?);
+        let (streams, session) = (self.shared.streams.as_ref()?, session_of(headers)?);
         match streams.asked_by(session).await {
             Ok(address) => address,
             Err(failure) => {
@@ -157,20 +246,22 @@ impl Served {
             Some(None) => return unknown_event(),
         };
         let Some(place) = place else {
-            return self.ask(Request::from_parts(parts, Full::default())).await.map(|body| Payload::Body(Body::new(body)));
+            return self.own_events(parts).await.map_or_else(|refusal| refusal, event_stream);
         };
-        let (Some(streams), Some(session)) = (&self.streams, session_of(&parts.headers)) else { return unknown_event() };
+        let (Some(streams), Some(session)) = (&self.shared.streams, session_of(&parts.headers)) else { return unknown_event() };
         if place.is_own_of(&session.to_string()) {
             return self.own_stream(parts, streams, place).await;
         }
         let Ok(stream) = place.stream.parse() else { return unknown_event() };
         match streams.find(stream, session).await {
-            Ok(Some(_)) => {}
+            Ok(Some(begun)) => match streams.is_read_to_its_end(&begun, &place).await {
+                // Clients that resume by themselves, as browsers do, stop here.
+                Ok(true) => return nothing_left(),
+                Ok(false) => {}
+                Err(failure) => return not_looked_up(&failure),
+            },
             Ok(None) => return unknown_event(),
-            Err(failure) => {
-                tracing::warn!(error = %failure, "a stream could not be looked up: {failure}");
-                return door::unavailable("null");
-            }
+            Err(failure) => return not_looked_up(&failure),
         }
         let (out, events) = mpsc::channel(WAITING);
         let follow = Follow { served: self.clone(), streams: streams.clone(), session, parts, out };
@@ -181,28 +272,21 @@ impl Served {
     /// What a session missed of its own stream, and then what comes.
     async fn own_stream(&self, parts: Parts, streams: &Streams, place: Place) -> Answer {
         // Opened first: what comes in between is in both, and is left out once.
-        let answer = self.ask(Request::from_parts(parts, Full::default())).await;
-        if !is_stream(answer.headers()) {
-            return answer.map(|body| Payload::Body(Body::new(body)));
-        }
+        let events = match self.own_events(parts).await {
+            Ok(events) => events,
+            Err(refusal) => return refusal,
+        };
         let missed = match streams.all_after(&place).await {
             Ok(missed) => missed,
-            Err(failure) => {
-                tracing::warn!(error = %failure, "a stream could not be looked up: {failure}");
-                return door::unavailable("null");
-            }
+            Err(failure) => return not_looked_up(&failure),
         };
         let last = missed.last().map_or(place.number, |event| event.number);
-        let missed: Vec<_> = missed.iter().map(|event| Ok::<_, Infallible>(text(&place.stream, event))).collect();
-        let rest = BodyDataStream::new(answer.into_body()).filter(move |frame| {
-            let again =
-                frame.as_ref().ok().and_then(|frame| place_of(frame)).is_some_and(|place| (1..=last).contains(&place.number));
+        let missed: Vec<_> = missed.iter().map(|event| text(&place.stream, event)).collect();
+        let rest = events.filter(move |event| {
+            let again = place_of(event).is_some_and(|place| (1..=last).contains(&place.number));
             std::future::ready(!again)
         });
-        event_stream(futures_util::stream::iter(missed).chain(rest).map(|frame| match frame {
-            Ok(bytes) => bytes,
-            Err(never) => match never {},
-        }))
+        event_stream(futures_util::stream::iter(missed).chain(rest))
     }
 
     /// Hands a request of a session to rmcp. rmcp shows a service that it has just built for a session to everybody before
@@ -243,38 +327,6 @@ impl Served {
     }
 }
 
-/// The rest of an answer that is being streamed. A client that goes does not end its call, and the process does not end
-/// before it.
-struct Rest {
-    stream: Option<BodyDataStream<BoxBody<Bytes, Infallible>>>,
-    lifecycle: Lifecycle,
-}
-
-impl futures_util::Stream for Rest {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let next = ready!(stream.poll_next_unpin(context));
-        if next.is_none() {
-            self.stream = None;
-        }
-        Poll::Ready(next)
-    }
-}
-
-impl Drop for Rest {
-    fn drop(&mut self) {
-        let (Some(mut stream), Ok(admission)) = (self.stream.take(), self.lifecycle.admit(Work::Call)) else { return };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _admission = admission;
-                while stream.next().await.is_some() {}
-            });
-        }
-    }
-}
-
 /// A stream being read on.
 struct Follow {
     served: Arc<Served>,
@@ -292,6 +344,7 @@ impl Follow {
         let mut said = Instant::now();
         let mut was_away = false;
         let mut looks = 0_u32;
+        let mut noted = None;
         // Until the client goes, or the answer has come.
         while !self.out.is_closed() {
             match self.step(&mut place, &mut said).await {
@@ -307,6 +360,7 @@ impl Follow {
                 said = Instant::now();
                 let _ = self.out.send(Bytes::from_static(b":\n\n")).await;
             }
+            self.note(&place, &mut noted).await;
             tokio::select! {
                 // A thousand streams that wait for long calls must not keep the database busy.
                 () = tokio::time::sleep(LOOK * (1 + looks / 10).min(10)) => looks += 1,
@@ -315,8 +369,19 @@ impl Follow {
         }
     }
 
+    /// Says now and then that the stream is followed, so that a process that drains finishes the call.
+    async fn note(&self, place: &Place, noted: &mut Option<Instant>) {
+        let Ok(stream) = place.stream.parse() else { return };
+        if noted.is_none_or(|noted| noted.elapsed() >= FOLLOW_INTERVAL) {
+            *noted = Some(Instant::now());
+            if let Err(failure) = self.streams.follow(stream).await {
+                tracing::debug!(error = %failure, "that a stream is followed is said later: {failure}");
+            }
+        }
+    }
+
     /// Sends what there is, and sees to it that more comes. Whether that was all.
-    async fn step(&self, place: &mut Place, said: &mut Instant) -> Result<bool, bg_runtime::database::DatabaseError> {
+    async fn step(&self, place: &mut Place, said: &mut Instant) -> Result<bool, DatabaseError> {
         let Ok(stream) = place.stream.parse() else { return Ok(true) };
         // Asked first: an answer that comes after this is found below, or in the next step.
         let begun = self.streams.find(stream, self.session).await?;
@@ -329,7 +394,9 @@ impl Follow {
         for event in events {
             place.number = event.number;
             *said = Instant::now();
-            if self.out.send(text(&place.stream, &event)).await.is_err() || event.is_answer {
+            // The stream may have ended without an answer.
+            let is_sent = event.message.is_empty() || self.out.send(text(&place.stream, &event)).await.is_ok();
+            if event.is_answer || !is_sent {
                 return Ok(true);
             }
         }
@@ -345,24 +412,20 @@ impl Follow {
     }
 
     /// Makes the request again. What comes of it is a stream of its own, which the broken one goes on in.
-    async fn take_over(&self, stream: Uuid, begun: &Begun) -> Result<(), bg_runtime::database::DatabaseError> {
-        let Ok(request) = Envelope::read(begun.request.as_bytes()) else { return Ok(()) };
+    async fn take_over(&self, stream: Uuid, begun: &Begun) -> Result<(), DatabaseError> {
+        let body = Bytes::from(begun.request.clone());
+        let Ok(request) = Envelope::read(&body) else { return Ok(()) };
         let id = request.id.map(RawValue::get);
-        if self.served.is_repeatable(&request) {
+        if self.served.is_repeatable(&request)
+            && let Some(id) = id
+        {
             tracing::info!(mcp.session.id = %self.session, "a call is made again, because the process that had it died");
-            let admission = self.served.server.lifecycle.admit(Work::Call);
-            let answer = self.served.post(self.request(), Bytes::from(begun.request.clone())).await;
-            let mut body = BodyDataStream::new(answer.into_body().into_body());
-            let next = match body.next().await {
-                Some(Ok(first)) => place_of(&first).and_then(|place| place.stream.parse().ok()),
-                _ => None,
-            };
-            if let Some(next) = next {
-                // Read to its end: a stream that nobody reads holds its session up.
-                tokio::spawn(async move {
-                    let _admission = admission;
-                    while body.next().await.is_some() {}
-                });
+            let session = self.session.to_string();
+            let begun = self.served.begin(self.request(), &session, id, &body, &request, true).await;
+            if let Ok((_, Some(place), response)) = begun
+                && let Ok(next) = place.stream.parse()
+            {
+                response.leave_to_client();
                 // It was claimed, so nobody else will say so.
                 while let Err(failure) = self.streams.continue_in(stream, next).await {
                     tracing::warn!(error = %failure, "a stream goes on in another one, which is said later: {failure}");
@@ -416,6 +479,18 @@ fn event_stream(events: impl futures_util::Stream<Item = Bytes> + Send + 'static
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    answer
+}
+
+fn not_looked_up(failure: &DatabaseError) -> Answer {
+    tracing::warn!(error = %failure, "a stream could not be looked up: {failure}");
+    door::unavailable("null")
+}
+
+/// The answer to a client that has read a stream to its end.
+fn nothing_left() -> Answer {
+    let mut answer = Response::new(Payload::Bytes(Bytes::new()));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }
 

@@ -20,6 +20,8 @@ use rmcp::{
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::mcp::request_id::restore;
+
 /// The streams of all processes on one database.
 #[derive(Clone, Debug)]
 pub(crate) struct Streams {
@@ -42,7 +44,7 @@ pub(crate) struct Place {
 pub(crate) struct Event {
     pub(crate) number: i64,
     pub(crate) message: String,
-    /// The answer, after which the stream ends.
+    /// The answer, after which the stream ends. An empty one ends it without an answer.
     pub(crate) is_answer: bool,
 }
 
@@ -63,6 +65,9 @@ const STORED_WITHIN: Duration = Duration::from_secs(2);
 const LATE: u32 = 300;
 const LATE_ANSWERS: usize = 1000;
 
+/// How often whoever follows a stream says so.
+pub(crate) const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Events that are read at once.
 pub(crate) const PAGE: i64 = 100;
 
@@ -80,7 +85,17 @@ const IN_FLIGHT: &str = "SELECT s.instance, d.address FROM mcp_streams s LEFT JO
      WHERE s.session_id = $1 AND s.continued_by IS NULL \
      AND NOT EXISTS (SELECT 1 FROM mcp_stream_events e WHERE e.stream = s.stream_id::text AND e.is_answer) \
      ORDER BY s.began_at DESC";
+const HOLDERS: &str = "SELECT s.instance, d.address, s.request FROM mcp_streams s LEFT JOIN mcp_drainage d USING (instance) \
+     WHERE s.session_id = $1 AND s.continued_by IS NULL \
+     AND NOT EXISTS (SELECT 1 FROM mcp_stream_events e WHERE e.stream = s.stream_id::text AND e.is_answer) \
+     ORDER BY s.began_at DESC";
 const CLAIM: &str = "UPDATE mcp_streams SET instance = $3 WHERE stream_id = $1 AND instance = $2 AND continued_by IS NULL";
+/// A follower is an event of a stream of its own, which is renewed as long as it follows.
+const FOLLOW: &str = "WITH renewed AS (UPDATE mcp_stream_events SET stored_at = now() WHERE stream = $1 RETURNING 1) \
+     INSERT INTO mcp_stream_events (stream, message, is_answer) SELECT $1, '', false WHERE NOT EXISTS (SELECT 1 FROM renewed)";
+/// Longer than a follower takes to say so again, see [`FOLLOW_INTERVAL`].
+const IS_FOLLOWED: &str =
+    "SELECT EXISTS (SELECT 1 FROM mcp_stream_events WHERE stream = $1 AND stored_at > now() - interval '5 seconds')";
 const CONTINUE: &str = "UPDATE mcp_streams SET continued_by = $2 WHERE stream_id = $1";
 
 // === impl Place ===
@@ -132,6 +147,13 @@ impl Streams {
         Ok(rows.iter().map(|row| Event { number: row.get(0), message: row.get(1), is_answer: row.get(2) }).collect())
     }
 
+    /// Whether a stream has ended, and a client that saw it up to this place has seen all of it.
+    pub(crate) async fn is_read_to_its_end(&self, begun: &Begun, place: &Place) -> Result<bool, DatabaseError> {
+        Ok(begun.is_answered
+            && begun.continued_by.is_none()
+            && self.after(place).await?.iter().all(|event| event.message.is_empty()))
+    }
+
     /// All events of a stream after this place.
     pub(crate) async fn all_after(&self, place: &Place) -> Result<Vec<Event>, DatabaseError> {
         let mut events = self.after(place).await?;
@@ -158,6 +180,37 @@ impl Streams {
             }
         }
         Ok(found)
+    }
+
+    /// Returns the replica that has the newest request of this session in flight that `is_meant` accepts, and its address.
+    /// `None` when that is this replica, or no other has one.
+    pub(crate) async fn holder(
+        &self,
+        session: Uuid,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Result<Option<(String, String)>, DatabaseError> {
+        let rows = self.database.get().await?.query(HOLDERS, &[(&session, Type::UUID)]).await?;
+        for row in rows.iter().filter(|row| is_meant(row.get(2))) {
+            let instance: String = row.get(0);
+            if instance == self.control.instance() {
+                return Ok(None);
+            }
+            if self.control.lives(&instance).await? {
+                return Ok(row.get::<_, Option<String>>(1).map(|address| (instance, address)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes that a client follows a stream, for whoever answers it.
+    pub(crate) async fn follow(&self, stream: Uuid) -> Result<(), DatabaseError> {
+        self.database.get().await?.execute(FOLLOW, &[(&followers(stream), Type::TEXT)]).await.map(drop)
+    }
+
+    /// Whether a client follows a stream, in whichever process.
+    pub(crate) async fn is_followed(&self, stream: Uuid) -> Result<bool, DatabaseError> {
+        let row = self.database.get().await?.query_opt(IS_FOLLOWED, &[(&followers(stream), Type::TEXT)]).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
     }
 
     /// Whether whoever answers a stream still lives.
@@ -193,6 +246,8 @@ impl EventStore for Streams {
         let Some(message) = event.message.as_deref() else { return Ok(place.to_string()) };
         let is_answer = matches!(message, ServerJsonRpcMessage::Response(_) | ServerJsonRpcMessage::Error(_));
         let text = serde_json::to_string(message)?;
+        // Whoever resumes the stream reads what its client would have read.
+        let text = restore(&text).0.into_owned();
         // A failure here would end the session's service, and with it every call of the session.
         let why = match tokio::time::timeout(STORED_WITHIN, self.store(stream, &text, is_answer)).await {
             Ok(Ok(number)) => {
@@ -223,6 +278,11 @@ impl EventStore for Streams {
     async fn replay_events_after(&self, _last_event_id: &str) -> Result<EventStream, EventStoreError> {
         Err("streams are resumed at the door".into())
     }
+}
+
+/// The name under which the followers of a stream are noted.
+fn followers(stream: Uuid) -> String {
+    format!("{stream}:followers")
 }
 
 #[cfg(test)]
