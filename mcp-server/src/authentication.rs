@@ -345,6 +345,8 @@ impl Resource {
     /// sees only this one finds it.
     pub(crate) fn lead(&self, answer: &mut Response<Payload>) {
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, header_value(&self.challenge(&self.first, None)));
+        // As for every response to a rejected request: the next one may bring a better token.
+        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 
     /// The answer to a caller who is not let in.

@@ -63,8 +63,9 @@ async fn every_rejection_is_counted_by_its_reason_and_logged_without_what_the_ca
         claims
     };
     let valid = marked(claims(json!({}))).await;
-    let (head, signature) = valid.trim().rsplit_once('.').expect("a token has three parts");
-    let forged = format!("{head}.{}\r\n", signature.chars().rev().collect::<String>());
+    let signature = valid.trim().rsplit_once('.').expect("a token has three parts").1;
+    // Signed by somebody else, and it names no key.
+    let forged = bearer(&issuer.token("stranger", &json!({ "kid": null }), &claims(json!({}))).await);
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"cancel_appointment","arguments":{}}}"#;
     for (reason, body, headers, status) in [
         ("missing", PING, String::new(), 401),
