@@ -23,9 +23,15 @@ CREATE POLICY own ON mcp_stream_events USING (
 -- step: calls
 ALTER TABLE mcp_tool_calls ENABLE ROW LEVEL SECURITY;
 ALTER TABLE mcp_tool_calls FORCE ROW LEVEL SECURITY;
+-- The line of a conversation's first call is written in one statement with the conversation, which a sub-select does not see
+-- yet. What is written is therefore checked by the key of the conversation, which ends with a digest of its principal.
 CREATE POLICY own ON mcp_tool_calls USING (
     coalesce((SELECT current_setting('mcp.principal', true)), '') = ''
     OR EXISTS (SELECT FROM chat_sessions AS owner WHERE owner.session_id = mcp_tool_calls.session_id)
+) WITH CHECK (
+    coalesce((SELECT current_setting('mcp.principal', true)), '') = ''
+    OR right(session_id, 33)
+    = '#' || left(encode(sha256(convert_to((SELECT current_setting('mcp.principal', true)), 'UTF8')), 'hex'), 32)
 );
 
 -- step: pins
