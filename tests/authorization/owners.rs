@@ -70,7 +70,6 @@ async fn nothing_that_bob_says_reaches_what_is_adas() {
     for (what, tool, arguments, told) in [
         ("searches for Ada", "search_appointments", in_the_name_of("ada", json!({})), FOREIGN),
         ("searches for Ada in capitals", "search_appointments", in_the_name_of("ADA", json!({})), FOREIGN),
-        ("searches for nobody", "search_appointments", in_the_name_of("", json!({})), FOREIGN),
         ("searches for everybody", "search_appointments", in_the_name_of("%", json!({})), FOREIGN),
         ("searches for himself or anybody", "search_appointments", in_the_name_of("bob' OR '1'='1", json!({})), FOREIGN),
         ("books for Ada", "book_appointment", in_the_name_of("ada", booking("x")), FOREIGN),
@@ -89,6 +88,9 @@ async fn nothing_that_bob_says_reaches_what_is_adas() {
             assert!(!refused.to_string().contains("secret"), "bob {what}: {refused}");
         }
     }
+    // An empty name is one that was not given, so Bob's own is meant.
+    let own = bob.call_with("search_appointments", &in_the_name_of("", json!({})), &json!({})).await;
+    assert_eq!((&own["isError"], words(&own)), (&json!(false), "No appointments found for bob."), "{own}");
     // With Ada's key it is Bob's call all the same, and Ada's again gives Ada's answer.
     let his = bob.call_with("book_appointment", &booking("Bob's own"), &key).await;
     assert_eq!(his["structuredContent"]["data"]["appointment"]["title"], "Bob's own", "{his}");
