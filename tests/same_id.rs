@@ -147,6 +147,7 @@ async fn twenty_requests_with_one_id_get_their_own_responses_in_every_revision()
 async fn only_clients_of_2025_11_25_are_sent_an_empty_event() {
     let data = DataDir::new();
     let server = lasting(&data, &[]).await;
+    let mut streams = Vec::new();
     for revision in REVISIONS {
         let session = Session::open(&server, revision).await;
         let get = format!(
@@ -165,6 +166,14 @@ async fn only_clients_of_2025_11_25_are_sent_an_empty_event() {
         let stream = tokio::time::timeout(LONG, connection.read_until("changed by")).await.expect("the line is logged");
         let empty = stream.lines().filter(|line| line.trim_end() == "data:").count();
         assert_eq!(empty, usize::from(revision == "2025-11-25"), "{revision}: {stream}");
+        streams.push((revision, connection));
+    }
+    // As little as the event that says when to come again.
+    server.signal("TERM");
+    for (revision, connection) in streams {
+        let end = tokio::time::timeout(LONG, connection.read_to_end()).await.expect("a stream ends with its process");
+        assert!(end.ends_with("0\r\n\r\n"), "{revision}: {end}");
+        assert_eq!(end.contains("retry: "), revision == "2025-11-25", "{revision}: {end}");
     }
 }
 

@@ -75,6 +75,10 @@ pub(crate) fn json(status: StatusCode, body: impl Into<Payload>) -> Response<Pay
 /// the event-stream format, in milliseconds.
 const GOODBYE: Bytes = Bytes::from_static(b"retry: 250\n\n");
 
+/// Says of a stream that its client reads everything on it as a message, so that it ends without saying when to come again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndsSilently;
+
 /// The largest piece of a body, in bytes. An ordinary answer is one piece.
 const PIECE: usize = 64 * 1024;
 
@@ -87,6 +91,8 @@ pub(crate) struct Held {
     shed: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Set where the token runs out that a stream was opened with.
     over: Option<Pin<Box<Sleep>>>,
+    /// Whether a stream that is ended says when to come again.
+    says_goodbye: bool,
     ended: bool,
     guards: Guards,
     /// Counts the bytes of a large payload, or of the frame that `rest` belongs to.
@@ -162,7 +168,7 @@ impl Held {
         lasting.answering.offered(length);
         let unread = lasting.answering.unread(length, lasting.turn.as_ref());
         let guards = Guards::Alone(lasting);
-        Self { payload, rest: Bytes::new(), shed: None, over: None, ended: false, guards, unread }
+        Self { payload, rest: Bytes::new(), shed: None, over: None, says_goodbye: true, ended: false, guards, unread }
     }
 
     /// A stream that ends, cleanly, when `shed` does and it is idle; and at this moment in any case.
@@ -171,9 +177,16 @@ impl Held {
         lasting: Lasting,
         shed: impl Future<Output = ()> + Send + 'static,
         over: Option<Until>,
+        silently: Option<EndsSilently>,
     ) -> Self {
         let over = over.map(|Until(moment)| Box::pin(tokio::time::sleep_until(moment.into())));
-        Self { shed: Some(Box::pin(shed)), over, ..Self::new(payload, lasting) }
+        Self { shed: Some(Box::pin(shed)), over, says_goodbye: silently.is_none(), ..Self::new(payload, lasting) }
+    }
+
+    /// Ends a stream before it ends by itself.
+    fn end(&mut self) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+        self.ended = true;
+        Poll::Ready(self.says_goodbye.then(|| Ok(Frame::data(self.frame(GOODBYE)))))
     }
 
     /// A piece of a payload that is there. The last one takes the guards with it.
@@ -217,8 +230,7 @@ impl http_body::Body for Held {
         if let Some(over) = &mut this.over
             && over.as_mut().poll(context).is_ready()
         {
-            this.ended = true;
-            return Poll::Ready(Some(Ok(Frame::data(this.frame(GOODBYE)))));
+            return this.end();
         }
         let frame = match &mut this.payload {
             Payload::Bytes(bytes) => {
@@ -245,8 +257,7 @@ impl http_body::Body for Held {
             && let Some(shed) = &mut this.shed
             && shed.as_mut().poll(context).is_ready()
         {
-            this.ended = true;
-            return Poll::Ready(Some(Ok(Frame::data(this.frame(GOODBYE)))));
+            return this.end();
         }
         frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| this.frame(bytes)))))
     }

@@ -211,7 +211,7 @@ impl Edge {
                     lifecycle.wait_for(Status::sheds).await;
                 };
                 let lasting = Lasting::new(Some(admission), answering, turn);
-                Held::until(payload, lasting, shed, head.extensions.remove())
+                Held::until(payload, lasting, shed, head.extensions.remove(), head.extensions.remove())
             }
             Some(mut admission) => {
                 if head.extensions.remove::<Endless>().is_some() {

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     answers,
-    http::body::Payload,
+    http::body::{EndsSilently, Payload},
     sessions::streams::{Begun, Event, FOLLOW_INTERVAL, PAGE, Place, Streams},
 };
 
@@ -239,7 +239,16 @@ impl Served {
     }
 
     /// GET: the session's own stream, or a broken one that is read on.
-    pub(crate) async fn stream(self: &Arc<Self>, mut parts: Parts) -> Answer {
+    pub(crate) async fn stream(self: &Arc<Self>, parts: Parts) -> Answer {
+        let takes_empty = lean::session_id(&parts.headers).is_some_and(|session| self.takes_empty_events(session));
+        let mut answer = self.open_stream(parts).await;
+        if !takes_empty {
+            answer.extensions_mut().insert(EndsSilently);
+        }
+        answer
+    }
+
+    async fn open_stream(self: &Arc<Self>, mut parts: Parts) -> Answer {
         let place = match parts.headers.remove(LAST_EVENT_ID).map(|id| id.to_str().ok().and_then(Place::parse)) {
             None => None,
             Some(Some(place)) => Some(place),
