@@ -240,7 +240,13 @@ async fn a_session_goes_to_the_other_color_with_its_token_and_to_nobody_else() {
     let data = DataDir::new();
     let database = data.owned().await;
     let start = async |color, version| {
-        let environment = [("DATABASE_URL", &*database), ("RELEASE_COLOR", color), ("RELEASE_VERSION", version)];
+        let environment = [
+            ("DATABASE_URL", &*database),
+            ("RELEASE_COLOR", color),
+            ("RELEASE_VERSION", version),
+            // A call is handed to its conversation's build with its token, so the replicas must prove themselves.
+            ("FORWARD_KEY", "a key that both of these colors have"),
+        ];
         example("lasting", &issuer, &environment).await
     };
     let (blue, green) = (start("blue", "1.0.0").await, start("green", "2.0.0").await);
