@@ -91,8 +91,8 @@ fn messages(stream: &str) -> Vec<Value> {
 }
 
 fn last_event(stream: &str) -> String {
-    let ids = stream.lines().filter_map(|line| line.strip_prefix("id:"));
-    ids.last().expect("an event has an id").trim().to_owned()
+    let mut ids = stream.lines().filter_map(|line| line.strip_prefix("id:"));
+    ids.next_back().expect("an event has an id").trim().to_owned()
 }
 
 /// What must hold of the one stream that answers this call.
@@ -202,6 +202,38 @@ async fn a_cancellation_reaches_the_newest_request_with_its_id() {
     server.release_calls();
     assert_answers(&rest(older, older_begun).await, &json!(1), 1);
     assert_answers(&rest(other, other_begun).await, &json!("1"), 3);
+}
+
+/// The balancer does not know which replica has the call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_that_comes_to_another_replica_reaches_the_call() {
+    let data = DataDir::new();
+    let (blue, green) = (lasting(&data, &[]).await, lasting(&data, &[("RELEASE_COLOR", "green")]).await);
+    let session = Session::open(&blue, "2025-11-25").await;
+    let elsewhere = Session { server: green.address(), ..session.clone() };
+    let (older, older_begun) = session.begin(&json!(1), "act", 1).await;
+    let (newer, newer_begun) = session.begin(&json!(1), "act", 2).await;
+    elsewhere.cancel(&json!(1)).await;
+    let cancelled = rest(newer, newer_begun).await;
+    assert!(messages(&cancelled).iter().all(|message| message["method"].is_string()), "no response: {cancelled}");
+    blue.calls(1).await;
+    blue.release_calls();
+    assert_answers(&rest(older, older_begun).await, &json!(1), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_may_hold_one_id_twice() {
+    let data = DataDir::new();
+    let server = lasting(&data, &[]).await;
+    server.release_calls();
+    let session = Session::open(&server, "2025-03-26").await;
+    let batch = json!([call(&json!(1), "tell", 1), call(&json!(1), "tell", 2), call(&json!("1"), "tell", 3)]);
+    let mut connection = session.send(&batch, STREAM).await;
+    let answers = tokio::time::timeout(LONG, connection.answer()).await.expect("it is answered").json();
+    let texts: Vec<_> =
+        answers.as_array().expect("a batch").iter().map(|answer| &answer["result"]["content"][0]["text"]).collect();
+    assert_eq!(texts, ["told 1 by blue", "told 2 by blue", "told 3 by blue"]);
+    assert_eq!([&answers[0]["id"], &answers[1]["id"], &answers[2]["id"]], [&json!(1), &json!(1), &json!("1")]);
 }
 
 /// No service of a session knows of such a call.
