@@ -6,7 +6,6 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use bg_runtime::database::DatabaseError;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -390,7 +389,7 @@ impl Follow {
     }
 
     /// Sends what there is, and sees to it that more comes. Whether that was all.
-    async fn step(&self, place: &mut Place, said: &mut Instant) -> Result<bool, DatabaseError> {
+    async fn step(&self, place: &mut Place, said: &mut Instant) -> Result<bool, bg_runtime::database::DatabaseError> {
         let Ok(stream) = place.stream.parse() else { return Ok(true) };
         // Asked first: an answer that comes after this is found below, or in the next step.
         let begun = self.streams.find(stream, self.session).await?;
@@ -421,7 +420,7 @@ impl Follow {
     }
 
     /// Makes the request again. What comes of it is a stream of its own, which the broken one goes on in.
-    async fn take_over(&self, stream: Uuid, begun: &Begun) -> Result<(), DatabaseError> {
+    async fn take_over(&self, stream: Uuid, begun: &Begun) -> Result<(), bg_runtime::database::DatabaseError> {
         let body = Bytes::from(begun.request.clone());
         let Ok(request) = Envelope::read(&body) else { return Ok(()) };
         let id = request.id.map(RawValue::get);
@@ -491,7 +490,7 @@ fn event_stream(events: impl futures_util::Stream<Item = Bytes> + Send + 'static
     answer
 }
 
-fn not_looked_up(failure: &DatabaseError) -> Answer {
+fn not_looked_up(failure: &bg_runtime::database::DatabaseError) -> Answer {
     tracing::warn!(error = %failure, "a stream could not be looked up: {failure}");
     door::unavailable("null")
 }
