@@ -96,6 +96,9 @@ async fn a_person_is_exported_and_erased_and_nobody_else_is() {
     let again = desk.run(&["person", "erase", ADA]);
     let words = String::from_utf8_lossy(&again.stdout).into_owned();
     assert!(again.status.success() && words.starts_with("nothing is stored for"), "{words}");
+    for verb in ["export", "erase"] {
+        assert!(!desk.run(&["person", verb, ""]).status.success(), "{verb}: an empty name is nobody's");
+    }
     blue.stop().await;
     green.stop().await;
     desk.close().await;

@@ -201,6 +201,15 @@ async fn a_byte_order_mark_is_skipped_and_a_compressed_body_is_refused() {
 }
 
 #[tokio::test]
+async fn an_empty_cursor_is_the_first_page() {
+    let server = start().await;
+    for (cursor, is_taken) in [("", true), ("2", false)] {
+        let (_, answer) = post(&server, &[], &message("1", "tools/list", &json!({ "cursor": cursor }))).await;
+        assert_eq!(answer["result"]["tools"].is_array(), is_taken, "{cursor}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_method_is_called_not_found_everywhere() {
     let server = start().await;
     let session = session(&server).await;

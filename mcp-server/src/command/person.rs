@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write as _};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use mcp_server::{
     Config, appointments,
     bg_runtime::{Database, database::DatabaseError},
@@ -26,6 +26,8 @@ enum Verb {
     /// Print everything that is stored for a person: one row of JSON a line, with its table.
     Export {
         /// The person: the subject of their access tokens (`sub`), or the name in `userId`.
+        // An empty shell variable would name everybody whose rows name nobody.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: String,
         /// Print one JSON document with all tables instead.
         #[arg(long)]
@@ -39,6 +41,8 @@ changed. Backups and the log of the process are not touched."
     )]
     Erase {
         /// The person: the subject of their access tokens (`sub`), or the name in `userId`.
+        // An empty shell variable would name everybody whose rows name nobody.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         user: String,
         /// Erase without asking.
         #[arg(long)]

@@ -432,9 +432,10 @@ fn session_id(extensions: &Extensions) -> Option<String> {
     lean::session_id(&parts.headers).map(str::to_owned)
 }
 
-/// Lists fit in one page, so no cursor was ever given out.
+/// Refuses every cursor: lists fit in one page, so none was ever given out. An empty one means the first page, as clients
+/// write it that fill optional arguments with `""`.
 fn one_page(request: Option<PaginatedRequestParams>) -> Result<(), ErrorData> {
-    match request.and_then(|request| request.cursor) {
+    match request.and_then(|request| request.cursor).filter(|cursor| !cursor.is_empty()) {
         None => Ok(()),
         Some(cursor) => Err(ErrorData::invalid_params(format!("the cursor `{cursor}` was not given out here"), None)),
     }
