@@ -94,6 +94,20 @@ async fn a_second_sigterm_ends_the_waiting_with_the_count() {
     assert!(exit.stderr.contains("cutting off 3 calls: SIGTERM"), "{}", exit.stderr);
 }
 
+/// Its call has not begun, so its client may send it again elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_never_finished_delays_the_exit_by_seconds_only() {
+    let server = Server::example(SLOW, &[]).await;
+    let mut unfinished = Connection::open(server.address()).await;
+    unfinished
+        .send(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{")
+        .await;
+    server.holds(1, 0).await;
+    server.signal("TERM");
+    assert_eq!(unfinished.answer().await.status, 408);
+    assert_eq!(server.exit(Duration::from_secs(15)).await.code, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_sits_in_the_backlog_is_answered() {
     let server = Server::example(SLOW, &[]).await;

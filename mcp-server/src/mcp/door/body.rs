@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bg_runtime::lifecycle::Stage;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body::{Frame, SizeHint};
@@ -19,6 +20,10 @@ use crate::{
 
 /// A body that is not there by then is on its way and no call yet: it takes no call's place.
 const ARRIVED_WITHIN: Duration = Duration::from_millis(100);
+
+/// How long after the beginning of the drain a body may still arrive. Its call has not begun, so its client may send it again
+/// elsewhere, and a client that never finishes must not hold the process for as long as [`BodyLimits`](super::BodyLimits) say.
+const DRAIN_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Door {
     /// Reads a body whole. What it takes is counted in `room`, for as long as the caller keeps that.
@@ -37,21 +42,29 @@ impl Door {
         }
         let mut reading = std::pin::pin!(Limited::new(Counted { body, room }, self.body.most).collect());
         let read = match tokio::time::timeout(ARRIVED_WITHIN, reading.as_mut()).await {
-            Ok(read) => Ok(read),
+            Ok(read) => Some(read),
             Err(_) => {
                 let Some(_arriving) = self.limits.arriving() else { return Err(self.limits.shed()) };
-                tokio::time::timeout(self.body.within, reading).await
+                tokio::select! {
+                    biased;
+                    read = tokio::time::timeout(self.body.within, reading) => read.ok(),
+                    () = self.drains_for(DRAIN_BODY_TIMEOUT) => None,
+                }
             }
         };
         match read {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(failure)) if failure.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-            Ok(Err(failure)) if failure.is::<NoRoom>() => Err(self.limits.refuse((Limit::Bodies, 1), None)),
-            Ok(Err(_)) => Err(json(StatusCode::BAD_REQUEST, error(None, envelope::PARSE_ERROR, "the body ended early"))),
-            Err(_) => {
-                Err(json(StatusCode::REQUEST_TIMEOUT, error(None, envelope::PARSE_ERROR, "the body did not arrive in time")))
-            }
+            Some(Ok(body)) => Ok(body.to_bytes()),
+            Some(Err(failure)) if failure.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+            Some(Err(failure)) if failure.is::<NoRoom>() => Err(self.limits.refuse((Limit::Bodies, 1), None)),
+            Some(Err(_)) => Err(json(StatusCode::BAD_REQUEST, error(None, envelope::PARSE_ERROR, "the body ended early"))),
+            None => Err(json(StatusCode::REQUEST_TIMEOUT, error(None, envelope::PARSE_ERROR, "the body did not arrive in time"))),
         }
+    }
+
+    /// Resolves this long after the process began to drain.
+    async fn drains_for(&self, time: Duration) {
+        self.server.lifecycle.wait_for(|status| status.stage >= Stage::Draining).await;
+        tokio::time::sleep(time).await;
     }
 }
 
