@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::schema::ANNOTATIONS;
 use self::schema::{Gap, What, gaps};
 
 /// What one build offers, as its lists say it. Kept in `mcp_contracts`, and as a file in the repository.

@@ -4,6 +4,7 @@
 //! alternatives, and validators warn of formats that they do not know. What must stay true: an input schema promises no more
 //! than the type accepts, and what a type serializes is valid by its output schema.
 
+use bg_runtime::contract::ANNOTATIONS;
 use rmcp::model::JsonObject;
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::Transform};
 use serde_json::{Map, Value, json};
@@ -63,22 +64,6 @@ const SEVERAL: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
 const BY_NAME: [&str; 5] = ["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"];
 /// Where a boolean is a switch, and no schema.
 const SWITCHES: [&str; 3] = ["additionalProperties", "unevaluatedProperties", "unevaluatedItems"];
-
-/// Keywords that say something to people only.
-const ANNOTATIONS: [&str; 12] = [
-    "title",
-    "description",
-    "default",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "$schema",
-    "$id",
-    "$comment",
-    "$defs",
-    "definitions",
-];
 
 /// The schema of a tool's arguments: nothing in it refers to another place but what contains itself.
 pub(crate) fn input<T: JsonSchema>() -> JsonObject {

@@ -41,7 +41,7 @@ pub const MAX_CONCURRENT_STREAMS: u16 = 3;
 pub struct Frame {
     /// What it is.
     pub kind: u8,
-    /// Its flags.
+    /// The bits that its kind gives a meaning, such as END_STREAM.
     pub flags: u8,
     /// The stream it belongs to; 0 is the connection.
     pub stream: u32,

@@ -47,8 +47,8 @@ const MOST_STEPS: usize = 20_000;
 const DEEPEST: usize = 64;
 const MOST_ALTERNATIVES: usize = 1000;
 
-/// Keywords that say something to people and nothing to a validator.
-const ANNOTATIONS: [&str; 12] = [
+/// The keywords of a JSON Schema that say something to people and nothing to a validator.
+pub const ANNOTATIONS: [&str; 12] = [
     "title",
     "description",
     "default",
